@@ -1,0 +1,76 @@
+"""The command line: each command's flags, and what its exit code says (0 done, 1 failed, 2 wrong usage or settings)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from netwatch import __version__, probe, settings
+from netwatch.errors import StartError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command that ``arguments`` (by default the process's) ask for; the exit code."""
+    args = _parser().parse_args(arguments)
+    try:
+        code: int = args.run(args)
+    except StartError as error:
+        print(f"netwatch: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="netwatch", description="A telemetry server that answers only when a report is safe on disk."
+    )
+    parser.add_argument("--version", action="version", version=f"netwatch {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the server", description="Run the server until it is told to stop.")
+    serve.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings by their names")
+    for name, field in settings.FIELDS.items():
+        help_ = field.metadata["help"].replace("%", "%%")
+        default = "" if field.metadata["default_text"] is None else f" (default: {field.metadata['default_text']})"
+        serve.add_argument(settings.flag(name), dest=name, default=argparse.SUPPRESS, metavar="X", help=help_ + default)
+    serve.set_defaults(run=_serve)
+
+    cat = commands.add_parser("cat", help="print the stored lines", description="Print the stored lines, oldest first.")
+    cat.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="the data directory (data)")
+    cat.set_defaults(run=_cat)
+
+    measure = commands.add_parser("probe", help="measure URLs and post the result")
+    probe.add_arguments(measure)
+    measure.set_defaults(run=probe.run)
+    return parser
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from netwatch import server
+
+    flags = {name: value for name, value in vars(args).items() if name in settings.FIELDS}
+    config = args.config or (Path(os.environ["NETWATCH_CONFIG"]) if os.environ.get("NETWATCH_CONFIG") else None)
+    return server.serve(settings.load(flags, os.environ, config))
+
+
+def _cat(args: argparse.Namespace) -> int:
+    from netwatch.storage.files import Files
+    from netwatch.storage.reader import stored_lines
+
+    try:
+        root = os.open(args.data_dir, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise StartError(f"Cannot open the data directory {args.data_dir}: {error.strerror}.", 2) from None
+    try:
+        for line in stored_lines(Files(root)):
+            sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except FileNotFoundError as error:
+        raise StartError(f"{args.data_dir} is no data directory: it has no {error.filename}.", 2) from None
+    return 0

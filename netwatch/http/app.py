@@ -1,0 +1,63 @@
+"""Routes and error handlers: pure wiring, the link and the settings are handed in."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import falcon
+import falcon.asgi
+import msgspec
+from falcon.asgi import Request, Response
+
+from netwatch import log
+from netwatch.errors import ERRORS, Refused
+from netwatch.http.health import Livez, Readyz, Watched
+from netwatch.http.ingest import Reports, Storing
+from netwatch.settings import Settings
+
+_CODES = {404: "not_found", 405: "method_not_allowed", 500: "internal"}
+
+
+class WorkerLink(Storing, Watched, Protocol):
+    """The link as the door sees it."""
+
+
+def create_app(link: WorkerLink, settings: Settings, middleware: list[object] | None = None) -> falcon.asgi.App[Any, Any]:
+    """The whole door as an ASGI application."""
+    app = falcon.asgi.App(middleware=middleware)
+    app.add_route("/api/v1/reports", Reports(link, settings))
+    app.add_route("/livez", Livez())
+    app.add_route("/readyz", Readyz(link))
+    app.add_error_handler(Exception, _on_failure)
+    app.add_error_handler(falcon.HTTPError, _on_http_error)
+    app.add_error_handler(Refused, _on_refused)
+    return app
+
+
+async def _on_refused(_req: Request, resp: Response, error: Refused, _params: object) -> None:
+    for name, value in error.headers.items():
+        resp.set_header(name, value)
+    _problem(resp, error.status, error.code, error.title, error.detail, error.members)
+
+
+async def _on_http_error(_req: Request, resp: Response, error: falcon.HTTPError, _params: object) -> None:
+    code = _CODES.get(error.status_code, "bad_request")
+    status, title = ERRORS[code]
+    if error.headers:
+        resp.set_headers(error.headers)
+    _problem(resp, status, code, title, error.description or title, {})
+
+
+async def _on_failure(req: Request, resp: Response, error: Exception, _params: object) -> None:
+    log.error("request_failed", path=req.path, error=repr(error))
+    status, title = ERRORS["internal"]
+    _problem(resp, status, "internal", title, "This is a fault of the server; its log says more.", {})
+
+
+def _problem(resp: Response, status: int, code: str, title: str, detail: str, members: dict[str, object]) -> None:
+    """Answer with a problem document (RFC 9457)."""
+    resp.status = status
+    resp.content_type = "application/problem+json"
+    resp.data = msgspec.json.encode(
+        {"type": f"urn:netwatch:error:{code}", "title": title, "status": status, "detail": detail, **members}
+    )

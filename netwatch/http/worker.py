@@ -1,0 +1,100 @@
+"""What Gunicorn runs: its master, as a child of the supervisor, and the workers, each with its link to the writer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from typing import Any, Final
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker as GunicornWorker
+from uvicorn_worker import UvicornWorker
+
+from netwatch import log, process
+from netwatch.http.app import create_app
+from netwatch.http.protocol import ANSWER_S, protocol_settings
+from netwatch.queue import Link
+from netwatch.settings import Settings
+
+_WORKER_TIMEOUT_S: Final = 30
+_KILL_S: Final = 0.5
+"""Gunicorn kills what is left this long after a worker should have ended."""
+
+
+class Worker(UvicornWorker):
+    """uvicorn's worker class with our protocol."""
+
+
+class _LinkLifespan:
+    """Opens the link when the worker's loop runs, and closes it when the last request was answered."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def process_startup(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
+        self._link.open()
+
+    async def process_shutdown(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
+        await self._link.close()
+
+
+class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
+    """Gunicorn with our settings instead of its files and flags."""
+
+    def __init__(self, settings: Settings, listener_fd: int, queue_path: str) -> None:
+        self._settings = settings
+        self._listener_fd = listener_fd
+        self._queue_path = queue_path
+        super().__init__()
+
+    def load_config(self) -> None:
+        values = {
+            "bind": f"fd://{self._listener_fd}",
+            "workers": self._settings.workers,
+            "worker_class": f"{__name__}.Worker",
+            "timeout": _WORKER_TIMEOUT_S,
+            "graceful_timeout": self._settings.drain_timeout_s + ANSWER_S + _KILL_S,
+            "control_socket_disable": True,
+            "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir(),  # noqa: S108 - gunicorn's own advice
+            "pre_fork": _name_master,
+            "post_fork": _on_worker_start,
+            "logconfig_dict": {
+                "version": 1,
+                "disable_existing_loggers": False,
+                "handlers": {"stderr": {"class": "netwatch.log.Handler"}},
+                "root": {"handlers": ["stderr"], "level": "WARNING"},
+                "loggers": {
+                    "gunicorn.error": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+                    "gunicorn.access": {"handlers": [], "propagate": False},
+                },
+            },
+        }
+        for name, value in values.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        link = Link(
+            self._queue_path, batch_bytes=self._settings.commit_bytes, ack_timeout_s=self._settings.ack_timeout_s
+        )
+        return create_app(link, self._settings, middleware=[_LinkLifespan(link)])
+
+
+def _name_master(_master: Arbiter, _worker: GunicornWorker) -> None:
+    process.set_title("gunicorn")  # Gunicorn has named itself by now
+
+
+def _on_worker_start(master: Arbiter, _worker: GunicornWorker) -> None:
+    process.set_title("worker")
+    process.follow(master.pid)
+    log.info("worker_started")
+
+
+def run(settings: Settings, listener_fd: int, queue_path: str) -> None:
+    """Be Gunicorn's master for the listening HTTP socket ``listener_fd`` until SIGTERM. Ends in SystemExit."""
+    process.set_title("gunicorn")
+    os.environ.pop("NOTIFY_SOCKET", None)  # it would say that it is ready before a worker is
+    Worker.CONFIG_KWARGS = protocol_settings(settings.drain_timeout_s)
+    signal.set_wakeup_fd(-1)
+    _Gunicorn(settings, listener_fd, queue_path).run()

@@ -1,0 +1,26 @@
+"""What each child process does first: its title, its session, and that it is told when its parent dies."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from typing import Final
+
+import setproctitle
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def set_title(role: str) -> None:
+    """Show this process as ``netwatch: <role>``."""
+    setproctitle.setproctitle(f"netwatch: {role}")
+
+
+def follow(parent_pid: int) -> None:
+    """Have the kernel send SIGTERM when the parent dies, SIGKILL included; at once if it is dead already (prctl(2))."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,383 @@
+"""The queue from the workers to the writer: one link a worker, batches of lines down, acks back. Both ends, and their format.
+
+It is our own because ``multiprocessing.Queue`` cannot keep the promise that a report is safe before it is answered:
+``put()`` returns before anything has left the process, a producer killed in the middle of a write stops all others, and
+nothing comes back. Here a link is a Unix stream socket with one batch in flight on it: what arrives meanwhile gathers into
+the next batch, so batching needs no timer, an ack that was sent is always read, and what is unknown after a crash is one
+batch. A worker whose link breaks connects again and sends that batch again, marked as a resend.
+
+From a worker: once ``magic, link id``, then batches ``size, number, first sent (monotonic ns), flags`` and the lines.
+From the writer: ``number, outcome`` for each batch, and with number 0 what a batch sent now would get (a sign of life).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import secrets
+import selectors
+import socket
+import struct
+import time
+from collections import deque
+from typing import Final, cast
+
+from netwatch.errors import Overloaded
+
+STORED: Final = "stored"
+_OUTCOMES: Final = (STORED, "disk_full", "disk_error", "recovering", "unknown")
+_REFUSALS: Final = {
+    "disk_full": ("The disk is full or below its reserve; try again later.", 10),
+    "disk_error": ("The disk failed to store the request; try again later.", 5),
+    "recovering": ("The writer is finishing what a crash left; try again later.", 1),
+    "unknown": ("The request may have been stored or not.", 1),
+}
+_HELLO: Final = struct.Struct("<4s16s")
+_MAGIC: Final = b"nwq1"
+_BATCH: Final = struct.Struct("<IQQB")
+_ACK: Final = struct.Struct("<QB")
+_RESEND: Final = 1
+_READ_BYTES: Final = 64 * 1024
+_REMEMBER_S: Final = 60.0
+_MAX_RECONNECT_S: Final = 0.5
+
+
+@dataclasses.dataclass(slots=True)
+class _Request:
+    """One request's lines on their way, and who waits for their ack."""
+
+    lines: bytes
+    stored: asyncio.Future[None]
+    deadline_s: float
+
+
+class Link(asyncio.Protocol):
+    """A worker's end. :meth:`open` it in the event loop that it is used in; it stays open whatever the writer does."""
+
+    def __init__(self, path: str, *, batch_bytes: int, ack_timeout_s: float) -> None:
+        self._path = path
+        self._batch_bytes = batch_bytes
+        self._ack_timeout_s = ack_timeout_s
+        self._id = secrets.token_bytes(16)
+        self._transport: asyncio.WriteTransport | None = None
+        self._number = 0
+        self._first_sent_ns = 0
+        self._in_flight: list[_Request] = []
+        self._lines = b""
+        self._gathering: deque[_Request] = deque()
+        self._is_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._received = b""
+        self._outcome = STORED
+        self._heard_at_s = 0.0
+        self._connecting: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin to connect, and connect again whenever the link breaks, until :meth:`close`."""
+        self._loop = asyncio.get_running_loop()
+        self._connecting = self._loop.create_task(self._connect())
+
+    def store(self, lines: bytes) -> asyncio.Future[None]:
+        """Hand over one request's lines. The future is done when they are safe; it raises :class:`Overloaded` if not."""
+        stored = self._loop.create_future()
+        deadline_s = self._loop.time() + self._ack_timeout_s
+        self._gathering.append(_Request(lines, stored, deadline_s))
+        if not self._timer:
+            self._timer = self._loop.call_at(deadline_s, self._expire)
+        if not self._is_due:  # at the end of this turn of the loop, so that what arrives together goes together
+            self._is_due = True
+            self._loop.call_soon(self._send_next)
+        return stored
+
+    def trouble(self, max_wait_s: float) -> str | None:
+        """Why a report sent now may not be stored soon (a code of the errors, or ``writer_away``), or None."""
+        oldest = next(iter((*self._in_flight, *self._gathering)), None)
+        now_s = self._loop.time()
+        if oldest and now_s - (oldest.deadline_s - self._ack_timeout_s) > max_wait_s:
+            return "ack_timeout"
+        if not self._transport or now_s - self._heard_at_s > max_wait_s:
+            return "writer_away"
+        return None if self._outcome == STORED else self._outcome
+
+    async def close(self) -> None:
+        """Wait until everything handed over was answered, then disconnect."""
+        waiting = [request.stored for request in (*self._in_flight, *self._gathering)]
+        await asyncio.gather(*waiting, return_exceptions=True)
+        connecting, self._connecting = self._connecting, None
+        if connecting:
+            connecting.cancel()
+        if self._transport:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Introduce the link, and send again what was not answered: whoever waits for it still wants it."""
+        self._transport = cast(asyncio.WriteTransport, transport)
+        self._received = b""
+        self._heard_at_s = self._loop.time()
+        self._transport.write(_HELLO.pack(_MAGIC, self._id))
+        if any(not request.stored.done() for request in self._in_flight):
+            self._send(_RESEND)
+        else:
+            self._in_flight = []
+            self._send_next()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Connect again, unless this end is closing."""
+        self._transport = None
+        if self._connecting:
+            self._connecting = self._loop.create_task(self._connect())
+
+    def data_received(self, data: bytes) -> None:
+        """Take acks."""
+        data = self._received + data
+        end = len(data) - len(data) % _ACK.size
+        self._received = data[end:]
+        self._heard_at_s = self._loop.time()
+        for number, outcome in _ACK.iter_unpack(data[:end]):
+            if number == 0:
+                self._outcome = _OUTCOMES[outcome]
+            elif number == self._number and self._in_flight:
+                self._settle(_OUTCOMES[outcome])
+
+    def _settle(self, outcome: str) -> None:
+        requests, self._in_flight, self._lines = self._in_flight, [], b""
+        for request in requests:
+            if request.stored.done():  # it waited too long
+                continue
+            if outcome == STORED:
+                request.stored.set_result(None)
+            else:
+                detail, retry_after_s = _REFUSALS[outcome]
+                request.stored.set_exception(Overloaded(outcome, detail, retry_after_s=retry_after_s))
+        self._send_next()
+
+    def _send_next(self) -> None:
+        self._is_due = False
+        if self._in_flight or not self._gathering or not self._transport:
+            return
+        size = 0
+        while self._gathering and (not size or size + len(self._gathering[0].lines) <= self._batch_bytes):
+            request = self._gathering.popleft()
+            size += len(request.lines)
+            self._in_flight.append(request)
+        self._lines = b"".join([request.lines for request in self._in_flight])
+        for request in self._in_flight:
+            request.lines = b""
+        self._number += 1
+        self._first_sent_ns = time.monotonic_ns()
+        self._send(0)
+
+    def _send(self, flags: int) -> None:
+        assert self._transport
+        header = _BATCH.pack(len(self._lines), self._number, self._first_sent_ns, flags)
+        self._transport.writelines([header, self._lines])
+
+    def _expire(self) -> None:
+        """Refuse what has waited too long; what was sent may be stored all the same."""
+        now_s = self._loop.time()
+        while self._gathering and self._gathering[0].deadline_s <= now_s:
+            self._refuse_late(self._gathering.popleft())
+        for request in self._in_flight:
+            if request.deadline_s <= now_s:
+                self._refuse_late(request)
+        waiting = [r.deadline_s for r in (*self._in_flight, *self._gathering) if not r.stored.done()]
+        self._timer = self._loop.call_at(min(waiting), self._expire) if waiting else None
+
+    @staticmethod
+    def _refuse_late(request: _Request) -> None:
+        if not request.stored.done():
+            detail = "The writer did not answer in time; the request may have been stored or not."
+            request.stored.set_exception(Overloaded("ack_timeout", detail))
+
+    async def _connect(self) -> None:
+        pause_s = 0.01
+        while True:
+            try:
+                await self._loop.create_unix_connection(lambda: self, self._path)
+            except OSError:
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, _MAX_RECONNECT_S)
+            else:
+                return
+
+
+@dataclasses.dataclass(slots=True)
+class Batch:
+    """What one link sent at a time; ``first_sent_s`` is monotonic."""
+
+    link: _Connection
+    number: int
+    first_sent_s: float
+    is_resend: bool
+    lines: bytes | bytearray
+
+
+class _Broken(Exception):
+    """A link that is closed by its worker, or that does not speak our format."""
+
+
+class _Connection:
+    """The writer's end of one link."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.id = b""
+        self.batch: Batch | None = None
+        self._head = b""
+        self._body = memoryview(b"")
+        self._filled = 0
+
+    def read(self, max_batch_bytes: int) -> bool:
+        """Read what has come; True when ``batch`` is whole. Raises :class:`_Broken`."""
+        if self.batch and not self._body:  # nothing but its end may come before its batch was answered
+            raise _Broken
+        try:
+            if self._body:
+                count = self.sock.recv_into(self._body[self._filled :])
+                self._filled += count
+            else:
+                data = self.sock.recv(_READ_BYTES)
+                count = len(data)
+                self._head += data
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise _Broken from error
+        if not count:
+            raise _Broken
+        return self._parse(max_batch_bytes)
+
+    def _parse(self, max_batch_bytes: int) -> bool:
+        if not self.id:
+            if len(self._head) < _HELLO.size:
+                return False
+            magic, self.id = _HELLO.unpack_from(self._head)
+            if magic != _MAGIC:
+                raise _Broken
+            self._head = self._head[_HELLO.size :]
+        if not self.batch:
+            if len(self._head) < _BATCH.size:
+                return False
+            size, number, first_sent_ns, flags = _BATCH.unpack_from(self._head)
+            if not 0 < size <= max_batch_bytes or not number or flags not in (0, _RESEND):
+                raise _Broken
+            lines: bytes | bytearray = self._head[_BATCH.size : _BATCH.size + size]
+            self._head = self._head[_BATCH.size + size :]
+            if len(lines) < size:
+                self._filled = len(lines)
+                start, lines = lines, bytearray(size)
+                lines[: len(start)] = start
+                self._body = memoryview(lines)
+            self.batch = Batch(self, number, first_sent_ns / 1e9, flags == _RESEND, lines)
+        if self._filled < len(self._body):
+            return False
+        self._body = memoryview(b"")
+        return True
+
+    def send(self, number: int, outcome: str) -> None:
+        """Send an ack. Raises OSError."""
+        self.sock.send(_ACK.pack(number, _OUTCOMES.index(outcome)))
+
+
+class Inbox:
+    """The writer's end of all links: batches out of ``listener``, in groups of about ``group_bytes``.
+
+    ``wakeup`` is a descriptor that becomes readable when :meth:`receive` should return early (a signal).
+    """
+
+    def __init__(self, listener: socket.socket, wakeup: int, *, max_batch_bytes: int, group_bytes: int) -> None:
+        self._listener = listener
+        self._wakeup = wakeup
+        self._max_batch_bytes = max_batch_bytes
+        self._group_bytes = group_bytes
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._selector.register(wakeup, selectors.EVENT_READ)
+        self._links: dict[_Connection, None] = {}
+        self._whole: deque[Batch] = deque()
+        self._answered: dict[bytes, tuple[int, str, float]] = {}
+
+    def __len__(self) -> int:
+        """How many links there are, and batches of links that are gone."""
+        return len(self._links) + len(self._whole)
+
+    def receive(self, timeout_s: float) -> list[Batch]:
+        """A group: what the links hold, as far as ``group_bytes`` go, at least one batch; [] after ``timeout_s``."""
+        for key, _ in self._selector.select(0 if self._whole else timeout_s):
+            if key.fileobj is self._listener:
+                self._accept()
+            elif key.fd == self._wakeup:
+                os.read(self._wakeup, 4096)
+            elif key.data in self._links:  # not closed a moment ago by its successor
+                self._read(key.data)
+        group: list[Batch] = []
+        size = 0
+        while self._whole and (not group or size + len(self._whole[0].lines) <= self._group_bytes):
+            group.append(self._whole.popleft())
+            size += len(group[-1].lines)
+        return group
+
+    def answer(self, batch: Batch, outcome: str) -> None:
+        """Ack the batch, or say why it is refused; a worker that resends it later gets the same answer."""
+        link = batch.link
+        self._answered[link.id] = (batch.number, outcome, time.monotonic())
+        link.batch = None
+        if link in self._links:
+            try:
+                link.send(batch.number, outcome)
+            except OSError:  # the worker died, or has not read for minutes
+                self._close(link)
+
+    def heartbeat(self, outcome: str) -> None:
+        """Tell each worker what a batch sent now would get; forget the answers that nobody can ask for any more."""
+        for link in list(self._links):
+            with contextlib.suppress(OSError):
+                link.send(0, outcome)
+        horizon_s = time.monotonic() - _REMEMBER_S
+        alive = {link.id for link in self._links}
+        self._answered = {
+            key: answer for key, answer in self._answered.items() if key in alive or answer[2] > horizon_s
+        }
+
+    def close(self) -> None:
+        """Close every link."""
+        for link in list(self._links):
+            self._close(link)
+        self._selector.close()
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:  # it is gone again, or there are no descriptors left: the worker waits
+            return
+        sock.setblocking(False)
+        link = _Connection(sock)
+        self._links[link] = None
+        self._selector.register(sock, selectors.EVENT_READ, link)
+
+    def _read(self, link: _Connection) -> None:
+        is_new = not link.id
+        try:
+            is_whole = link.read(self._max_batch_bytes)
+        except _Broken:
+            self._close(link)
+            return
+        if is_new and link.id:
+            for predecessor in [other for other in self._links if other.id == link.id and other is not link]:
+                self._close(predecessor)
+                self._whole = deque(batch for batch in self._whole if batch.link is not predecessor)
+        if is_whole and link.batch:
+            number, outcome, _ = self._answered.get(link.id, (0, STORED, 0.0))
+            if link.batch.number == number:
+                self.answer(link.batch, outcome)
+            elif link.batch.number < number:
+                self._close(link)
+            else:
+                self._whole.append(link.batch)
+
+    def _close(self, link: _Connection) -> None:
+        self._selector.unregister(link.sock)
+        link.sock.close()
+        del self._links[link]

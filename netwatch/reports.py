@@ -1,0 +1,176 @@
+"""What a report is, and how it becomes a line: validated, encoded afresh, wrapped in what the server knows, checksummed.
+
+A line is ``{"id":…,"receivedAt":…,"kind":…,"server":…,"report":{…},"crc":"xxxxxxxx"}`` and a line feed. Whatever comes in,
+a line is strict JSON in strict UTF-8, without duplicate members, numbers that readers refuse, or deep nesting.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+import zlib
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from netwatch.errors import Rejected
+
+ID: Final = slice(7, 43)
+"""Where a line's id stands."""
+
+_LINE_START: Final = b'{"id":"'
+_CRC_BYTES: Final = len(b',"crc":"01234567"}')
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Timestamp = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"\A[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:([0-5][0-9]|60)"
+        r"(\.[0-9]+)?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])\Z"
+    ),
+]
+_Latency = Annotated[float, msgspec.Meta(ge=0)]
+_ClientId = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class Sample(msgspec.Struct):
+    """One measurement: ``t`` in ms since the epoch, ``latency`` in ms."""
+
+    t: _Int64
+    latency: _Latency | None | msgspec.UnsetType = msgspec.UNSET
+    error: str | None | msgspec.UnsetType = msgspec.UNSET
+
+
+class Host(msgspec.Struct):
+    """One host that the client measures, with its latest samples."""
+
+    name: str
+    url: str
+    status: str
+    history: list[Sample]
+
+
+class Report(msgspec.Struct):
+    """What a client posts. Members that are not listed here are kept as they are."""
+
+    clientId: _ClientId  # noqa: N815 - the name on the wire
+    hosts: list[Host]
+    timestamp: _Timestamp | msgspec.UnsetType = msgspec.UNSET
+    geo: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+# The fast way: the same shapes with nothing else in them, so that a typed decode checks everything a line must hold.
+class _PlainSample(Sample, forbid_unknown_fields=True, gc=False):
+    pass
+
+
+class _PlainHost(Host, forbid_unknown_fields=True, gc=False):
+    history: list[_PlainSample]  # type: ignore[assignment]  # a narrower list, only ever decoded
+
+
+class _PlainReport(Report, forbid_unknown_fields=True, gc=False):
+    hosts: list[_PlainHost]  # type: ignore[assignment]  # a narrower list, only ever decoded
+    geo: dict[str, str | _Int64 | float | bool | None] | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_plain = msgspec.json.Decoder(_PlainReport).decode
+_decode_any = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_report(raw: bytes | msgspec.Raw, max_depth: int) -> bytes:
+    """The report ``raw`` as canonical JSON: the same value, encoded afresh. Raises :class:`Rejected`."""
+    try:
+        return _encode(_decode_plain(raw))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _encode_slowly(raw, max_depth)
+
+
+def _encode_slowly(raw: bytes | msgspec.Raw, max_depth: int) -> bytes:
+    """The way of reports with other members than ours, and of bad ones: it keeps the former and explains the latter."""
+    if not (text := bytes(raw)).isascii():
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            raise Rejected("invalid_utf8", f"Send UTF-8: byte {error.start} of the report is none.") from None
+    try:
+        value = _decode_any(raw)
+    except RecursionError:
+        raise Rejected("too_deep", f"Nest at most {max_depth} levels.") from None
+    except msgspec.ValidationError:  # what an untyped decode refuses is a number beyond a double
+        raise Rejected("number_out_of_range", "Send numbers that a double can hold.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Rejected("invalid_json", f"Send valid JSON: {error}.") from None
+    try:
+        msgspec.convert(value, Report)
+    except msgspec.ValidationError as error:
+        raise _explained(error) from None
+    _check(value, max_depth, "")
+    for host in value["hosts"]:
+        for sample in host["history"]:
+            if isinstance(sample.get("latency"), int):
+                sample["latency"] = float(sample["latency"])
+    return _encode(value)
+
+
+def _check(value: object, levels: int, pointer: str) -> None:
+    """Demand that readers can take ``value``: at most ``levels`` levels, and integers of 64 bits."""
+    if isinstance(value, int):
+        if not _INT_MIN <= value <= _INT_MAX:
+            raise Rejected("number_out_of_range", "Send integers from -2^63 to 2^64-1.", pointer)
+    elif isinstance(value, dict | list):
+        if not levels:
+            raise Rejected("too_deep", "Nest less deeply.", pointer)
+        for key, member in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(member, int | dict | list):
+                _check(member, levels - 1, f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}")
+
+
+def _explained(error: msgspec.ValidationError) -> Rejected:
+    """The msgspec error, whose message ends in a path such as "- at `$.hosts[0].url`", as a code and a JSON pointer."""
+    reason, _, path = str(error).partition(" - at `$")
+    if "matching regex" in reason:
+        reason = "Expected an RFC 3339 date and time"
+    pointer = "".join(f"/{step}" for step in re.findall(r"\w+", path))
+    return Rejected("missing_member" if "missing required" in reason else "invalid_member", f"{reason}.", pointer)
+
+
+class Lines:
+    """Makes lines for one server: ``server`` is the name that stands in each, limits are bytes and levels."""
+
+    def __init__(self, server: str, *, max_report_bytes: int, max_depth: int) -> None:
+        self._middle = b'Z","kind":"report","server":' + _encode(server) + b',"report":'
+        self._max_report_bytes = max_report_bytes
+        self._max_depth = max_depth
+        self._second = -1
+        self._second_text = ""
+
+    def line(self, raw: bytes | msgspec.Raw, now_ns: int) -> bytes:
+        """The report ``raw``, received at ``now_ns`` (ns since the epoch), as a line. Raises :class:`Rejected`."""
+        report = encode_report(raw, self._max_depth)
+        second, nanoseconds = divmod(now_ns, 1_000_000_000)
+        if second != self._second:
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+            self._second = second
+        head = f'{{"id":"{new_id(now_ns)}","receivedAt":"{self._second_text}{nanoseconds // 1000:06d}'
+        line = b"%b%b%b" % (head.encode(), self._middle, report)
+        if len(line) > self._max_report_bytes:
+            raise Rejected("report_too_large", f"Send reports of at most {self._max_report_bytes} bytes as a line.")
+        return b'%b,"crc":"%08x"}\n' % (line, zlib.crc32(line))
+
+
+def new_id(now_ns: int) -> str:
+    """A UUID of version 7 (RFC 9562): the time in ms, then random bits."""
+    bits = random.getrandbits(74)  # not a secret: an id only has to be unique
+    text = f"{now_ns // 1_000_000 & 0xFFFFFFFFFFFF:012x}7{bits >> 62:03x}{0x8000000000000000 | bits & (2**62 - 1):016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether ``line`` (without its line feed) is a line as it was made: its start, its end and its checksum."""
+    return (
+        line.startswith(_LINE_START)
+        and line[-_CRC_BYTES:] == b',"crc":"%08x"}' % zlib.crc32(memoryview(line)[:-_CRC_BYTES])
+    )

@@ -1,0 +1,163 @@
+"""The few file operations that netwatch's promise rests on, below a data directory that was opened once.
+
+Everything is relative to that open directory, so that a disk that is unmounted later fails instead of letting the root
+fill. A failed operation raises OSError; nothing here is tried again, least of all an fsync. Tests stand in for this class.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import Final
+
+FILE_MODE: Final = 0o640
+DIRECTORY_MODE: Final = 0o750
+
+
+class Files:
+    """The data directory: ``root`` is its open descriptor; paths are relative to it."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+
+    def create(self, path: str) -> int:
+        """A new empty file, locked, ready to append to; its name is durable when this returns."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, FILE_MODE, dir_fd=self._root)
+        try:
+            os.fchmod(fd, FILE_MODE)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.sync_directory(os.path.dirname(path))
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def open_locked(self, path: str) -> int | None:
+        """An existing file, locked until it is closed; None if a live process holds it or it is gone."""
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_APPEND, dir_fd=self._root)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.stat(path, dir_fd=self._root)  # who held it before may have removed it in between
+        except (BlockingIOError, FileNotFoundError):
+            os.close(fd)
+            return None
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def open_for_reading(self, path: str) -> int:
+        """An existing file, to read."""
+        return os.open(path, os.O_RDONLY, dir_fd=self._root)
+
+    def append(self, fd: int, data: bytes) -> None:
+        """Write all of ``data`` at the end, or raise: a disk that takes only a part of it is full."""
+        if os.write(fd, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def sync(self, fd: int) -> None:
+        """Return once what was appended survives a power cut."""
+        os.fdatasync(fd)
+
+    def cut(self, fd: int, size: int) -> None:
+        """Cut the file back to its first ``size`` bytes."""
+        os.ftruncate(fd, size)
+
+    def close(self, fd: int) -> None:
+        """Let go of the file and its lock."""
+        os.close(fd)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file of that name."""
+        try:
+            os.stat(path, dir_fd=self._root)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def publish(self, source: str, target: str) -> None:
+        """Give the synced file ``source`` its final name; the name is durable when this returns."""
+        directory = os.path.dirname(target)
+        if not self.exists(directory):
+            self.make_directory(directory)
+        os.rename(source, target, src_dir_fd=self._root, dst_dir_fd=self._root)
+        self.sync_directory(directory)
+
+    def set_aside(self, source: str, target: str) -> None:
+        """Give ``source`` the second name ``target``, durably; no harm if it has it already."""
+        try:
+            os.link(source, target, src_dir_fd=self._root, dst_dir_fd=self._root)
+        except FileExistsError:
+            return
+        self.sync_directory(os.path.dirname(target))
+
+    def delete(self, path: str) -> None:
+        """Remove the name; that it may come back after a power cut has to be harmless. No harm if it is gone."""
+        try:
+            os.unlink(path, dir_fd=self._root)
+        except FileNotFoundError:
+            return
+
+    def make_directory(self, path: str) -> None:
+        """A new directory whose name is durable when this returns; no harm if it exists."""
+        try:
+            os.mkdir(path, DIRECTORY_MODE, dir_fd=self._root)
+        except FileExistsError:
+            return
+        os.chmod(path, DIRECTORY_MODE, dir_fd=self._root)
+        self.sync_directory(os.path.dirname(path))
+
+    def sync_directory(self, path: str) -> None:
+        """Return once the names in the directory ("" is the data directory itself) survive a power cut."""
+        fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def names(self, path: str) -> list[str]:
+        """The names in the directory, sorted."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+        try:
+            return sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
+
+    def free_bytes(self) -> int:
+        """How much an unprivileged process may still write to this disk, in bytes."""
+        disk = os.fstatvfs(self._root)
+        return disk.f_bavail * disk.f_frsize
+
+
+def open_data_directory(path: Path) -> int:
+    """The directory ``path``, made with mode 0750 if it is not there, opened; its name is durable when this returns."""
+    missing = [directory for directory in (path, *path.parents) if not directory.exists()]
+    for directory in reversed(missing):
+        directory.mkdir(DIRECTORY_MODE)
+        directory.chmod(DIRECTORY_MODE)
+        parent = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that holds ``path``, such as ``ext4`` (from /proc/self/mountinfo); "" if unknown."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text("utf-8", "replace")
+    except OSError:
+        return ""
+    for line in mounts.splitlines():
+        fields, _, rest = line.partition(" - ")
+        if fields.split()[2] == wanted:
+            return rest.split()[0]
+    return ""

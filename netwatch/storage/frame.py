@@ -1,0 +1,144 @@
+"""Reads the lines of one segment file, open or sealed, block by block of its zstd frame.
+
+What comes out is always an exact prefix of the lines that went in: every line is whole and its checksum right, and the
+first thing that is not ends the reading. How it ended is said: a torn tail (the incomplete end that a crash leaves, never
+acked) is told from damage (anything broken before that).
+
+The frame's format is RFC 8878: a header, blocks of a 3-byte header (last, type, size) and content, a 4-byte checksum.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+from collections.abc import Iterator
+from typing import Final
+
+import zstandard
+
+from netwatch.reports import is_whole
+
+_LONGEST_HEADER: Final = 18
+_MAX_WINDOW_BYTES: Final = 32 * 1024 * 1024  # the highest level we write with asks for 8 MiB
+_MAX_LINE_BYTES: Final = 1100 * 1024 * 1024  # a little more than the largest `max_report_bytes`
+_RLE: Final = 1
+
+
+class Ending(enum.Enum):
+    """How a segment file ends."""
+
+    SEALED = "sealed"
+    """The frame is complete and its checksum right."""
+    OPEN = "open"
+    """Every block is whole, and more may come."""
+    TORN = "torn"
+    """The last block or line is incomplete: what follows the lines was never acked."""
+    DAMAGED = "damaged"
+    """Something is broken that was whole once."""
+
+
+class FrameReader:
+    """Reads the segment file ``fd`` from its start; ``ending`` and ``broken_bytes`` are known once ``lines`` is through."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._file = os.fdopen(os.dup(fd), "rb", buffering=1024 * 1024)
+        self._file.seek(0)
+        self._size = os.fstat(fd).st_size
+        self.ending = Ending.OPEN
+        self.broken_bytes = 0
+        """How many bytes at the end of the file, compressed, could not be used."""
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines, each without its line feed."""
+        tail = b""
+        good = 0
+        with self._file, self._unreadable_is_damage():
+            for content, end in self._contents():
+                *lines, tail = (tail + content).split(b"\n")
+                for line in lines:
+                    if not is_whole(line):
+                        self._end(good, self._broken_before(end))
+                        return
+                    yield line
+                if not tail:
+                    good = end
+                elif len(tail) > _MAX_LINE_BYTES:
+                    self._end(good, Ending.DAMAGED)
+                    return
+        if tail:
+            whole_frame = self.ending in (Ending.SEALED, Ending.DAMAGED)
+            self._end(good, Ending.DAMAGED if whole_frame else Ending.TORN)
+
+    @contextlib.contextmanager
+    def _unreadable_is_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._end(0, Ending.DAMAGED)
+
+    def _end(self, good: int, ending: Ending) -> None:
+        self.ending = ending
+        self.broken_bytes = max(self._size - good, 0)
+
+    def _contents(self) -> Iterator[tuple[bytes, int]]:
+        """What each block holds, decompressed, and where in the file the block ends. Sets how the file ends."""
+        header = self._file.peek(_LONGEST_HEADER)[:_LONGEST_HEADER]
+        if not header:
+            return
+        frame = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).decompressobj()
+        try:
+            position = zstandard.frame_header_size(header)
+            frame.decompress(self._file.read(position))
+        except zstandard.ZstdError:
+            self._end(0, Ending.TORN if len(header) < _LONGEST_HEADER else self._broken_before(_LONGEST_HEADER))
+            return
+        while head := self._file.read(3):
+            value = int.from_bytes(head, "little")
+            size = 1 if value >> 1 & 3 == _RLE else value >> 3
+            content = self._file.read(size)
+            end = position + 3 + size
+            if len(head) < 3 or len(content) < size:
+                self._end(position, Ending.TORN)
+                return
+            if not value:  # an empty block that is not the last: we write none, so only zeros are harmless here
+                self._end(position, Ending.TORN if self._is_zero_from(position) else Ending.DAMAGED)
+                return
+            try:
+                yield frame.decompress(head + content), end
+            except zstandard.ZstdError:
+                self._end(position, self._broken_before(end))
+                return
+            position = end
+            if value & 1:
+                self._finish(frame, position)
+                return
+
+    def _finish(self, frame: zstandard.ZstdDecompressionObj, position: int) -> None:
+        """Demand the frame's checksum after its last block, and the end of the file after that."""
+        checksum = self._file.read(4)
+        if len(checksum) < 4:
+            self._end(position, Ending.TORN)
+            return
+        try:
+            frame.decompress(checksum)
+        except zstandard.ZstdError:
+            self._end(position, self._broken_before(position + 4))
+            return
+        whole = frame.eof and not self._file.read(1)
+        self._end(position + 4, Ending.SEALED if whole else Ending.DAMAGED)
+
+    def _broken_before(self, end: int) -> Ending:
+        """What it means that the block ending at ``end`` is wrong: a torn tail if it ends in zeros that end the file.
+
+        Pages that never reached the disk read as zeros; no block of ours ends in eight of them.
+        """
+        return Ending.TORN if self._is_zero_from(max(end - 8, 0)) else Ending.DAMAGED
+
+    def _is_zero_from(self, position: int) -> bool:
+        while chunk := os.pread(self._fd, 1024 * 1024, position):
+            if chunk.strip(b"\0"):
+                return False
+            position += len(chunk)
+        return True

@@ -1,0 +1,131 @@
+"""Finishes the segments that a crash or a failing disk left: whole lines go into a sealed file, the rest is told apart.
+
+Recovery can be interrupted anywhere and run again: it writes under a temporary name, publishes under a name that follows
+from the segment alone, and a sealed file that already stands is never written again. A leftover is not deleted at once:
+the ids read from it tell a resent line from a new one, and the next writer may need them too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Final
+
+import zstandard
+
+from netwatch.reports import ID
+from netwatch.storage import layout
+from netwatch.storage.files import Files
+from netwatch.storage.frame import Ending, FrameReader
+from netwatch.storage.layout import SegmentId
+from netwatch.storage.segment import RECEIVED_AT
+
+_WRITE_BYTES: Final = 1024 * 1024
+
+
+@dataclasses.dataclass
+class Leftover:
+    """An open segment without a writer; ``fd`` holds its lock. ``recovered`` once its lines stand in a sealed file."""
+
+    id: SegmentId
+    fd: int
+    recovered: Recovered | None = None
+    delete_at_s: float = float("inf")
+
+
+@dataclasses.dataclass
+class Recovered:
+    """What recovery found: the ids of the stored lines, the sealed file (None without a line), what was not usable."""
+
+    path: str | None
+    ids: set[int]
+    ending: Ending
+    broken_bytes: int
+    quarantined: str | None
+
+
+def line_id(line: bytes) -> int:
+    """A line's id as a number, which takes less memory than its text."""
+    return int(line[ID].replace(b"-", b""), 16)
+
+
+def find_leftovers(files: Files) -> list[Leftover]:
+    """The open segments that no live writer holds, locked; what interrupted recoveries wrote of others is removed."""
+    names = files.names(layout.OPEN)
+    leftovers = []
+    for name in names:
+        segment_id = layout.open_segment(name)
+        if segment_id and (fd := files.open_locked(segment_id.open_path)) is not None:
+            leftovers.append(Leftover(segment_id, fd))
+    remaining = set(files.names(layout.OPEN))
+    for name in names:
+        stale = layout.recovering_segment(name)
+        if stale and stale.open_path.rpartition("/")[2] not in remaining:
+            files.delete(stale.recovering_path)
+    return leftovers
+
+
+def recover(files: Files, leftover: Leftover, compression_level: int) -> Recovered:
+    """Bring the leftover's whole lines into a sealed file, durably. Raises OSError; it can be called again then."""
+    reader = FrameReader(leftover.fd)
+    lines = reader.lines()
+    first = next(lines, None)
+    path, ids, is_prefix = None, set[int](), True
+    if first is not None:
+        path = leftover.id.sealed_path(first[RECEIVED_AT].decode())
+        lines = itertools.chain([first], lines)
+        if files.exists(path):
+            ids, is_prefix = _compare(files, lines, path)
+        else:
+            ids = _write(files, leftover.id, lines, path, compression_level)
+    quarantined = None
+    if reader.ending is Ending.DAMAGED or not is_prefix:
+        quarantined = leftover.id.quarantine_path
+        files.set_aside(leftover.id.open_path, quarantined)
+    return Recovered(path, ids, reader.ending, reader.broken_bytes, quarantined)
+
+
+def dispose(files: Files, leftover: Leftover) -> None:
+    """Remove a recovered leftover: nothing can be resent any more that stands in it."""
+    files.delete(leftover.id.open_path)
+    files.close(leftover.fd)
+
+
+def _write(files: Files, segment_id: SegmentId, lines: Iterator[bytes], path: str, compression_level: int) -> set[int]:
+    """Seal the lines under ``path``; their ids."""
+    temporary = segment_id.recovering_path
+    files.delete(temporary)
+    ids = set()
+    fd = files.create(temporary)
+    try:
+        frame = zstandard.ZstdCompressor(level=compression_level, write_checksum=True).compressobj()
+        for line in lines:
+            ids.add(line_id(line))
+            if compressed := frame.compress(line + b"\n"):
+                files.append(fd, compressed)
+        files.append(fd, frame.flush())
+        files.sync(fd)
+        files.publish(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            files.delete(temporary)
+        raise
+    finally:
+        files.close(fd)
+    return ids
+
+
+def _compare(files: Files, lines: Iterator[bytes], path: str) -> tuple[set[int], bool]:
+    """The ids in the sealed file ``path``, and whether ``lines`` are a prefix of its lines."""
+    fd = files.open_for_reading(path)
+    try:
+        ids = set()
+        is_prefix = True
+        for sealed in FrameReader(fd).lines():
+            ids.add(line_id(sealed))
+            is_prefix = is_prefix and next(lines, sealed) == sealed
+        return ids, is_prefix and next(lines, None) is None
+    finally:
+        files.close(fd)

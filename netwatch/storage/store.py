@@ -1,0 +1,208 @@
+"""All segments of one writer: the open one, the next one opened ahead, and the leftovers that are not finished yet.
+
+Invariants: what :meth:`Store.commit` took is safe or was refused; no failed sync is ever tried again; a segment that
+failed is given up to recovery before the next group is taken; a leftover goes only when nothing in it can be resent.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import Final
+
+from netwatch import log
+from netwatch.errors import Overloaded
+from netwatch.storage import layout, recovery
+from netwatch.storage.files import Files
+from netwatch.storage.frame import Ending
+from netwatch.storage.layout import SegmentId
+from netwatch.storage.recovery import Leftover
+from netwatch.storage.segment import Segment
+
+RESEND_S: Final = 10.0
+"""A batch may be resent this long after it was first sent."""
+KEEP_LEFTOVER_S: Final = 15.0
+"""A leftover is kept this long after the writer began to take batches: longer than anything in it can be resent."""
+_RETRY_S: Final = 0.1
+_MAX_RETRY_S: Final = 5.0
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Store:
+    """The segments of one writer process, below the data directory of ``files``. Times are monotonic, in seconds."""
+
+    def __init__(
+        self, files: Files, *, compression_level: int, seal_bytes: int, seal_after_s: float, min_free_bytes: int
+    ) -> None:
+        self._files = files
+        self._compression_level = compression_level
+        self._seal_bytes = seal_bytes
+        self._seal_after_s = seal_after_s
+        self._min_free_bytes = min_free_bytes
+        self._instance = layout.new_instance()
+        self._number = 0
+        self._segment: Segment | None = None
+        self._ahead: Segment | None = None
+        self._leftovers: list[Leftover] = []
+        self._retry_s = _RETRY_S
+        self._retry_at_s = 0.0
+
+    def start(self, now_s: float) -> None:
+        """Make the folders, prove that files can be created, synced, renamed and deleted, and recover. Raises OSError."""
+        for directory in (layout.OPEN, layout.REPORTS, layout.QUARANTINE):
+            self._files.make_directory(directory)
+        self._prove()
+        self._leftovers = recovery.find_leftovers(self._files)
+        self._tend_leftovers(now_s)
+        self._open_ahead(now_s)
+
+    def _prove(self) -> None:
+        """Do once all that a promise needs, under names that the next start cleans up if this one is interrupted."""
+        proof = SegmentId(self._instance, 0)
+        fd = self._files.create(proof.open_path)
+        try:
+            self._files.append(fd, b"netwatch")
+            self._files.sync(fd)
+            self._files.publish(proof.open_path, proof.recovering_path)
+            self._files.delete(proof.recovering_path)
+        finally:
+            self._files.close(fd)
+
+    @property
+    def is_recovered(self) -> bool:
+        """Whether every leftover's ids are known: only then can a resent line be told from a new one."""
+        return all(leftover.recovered for leftover in self._leftovers)
+
+    def missing(self, lines: bytes) -> bytes:
+        """Those of the resent ``lines`` that no leftover holds."""
+        known = [leftover.recovered.ids for leftover in self._leftovers if leftover.recovered]
+        return b"".join(
+            line for line in lines.splitlines(keepends=True) if not any(recovery.line_id(line) in ids for ids in known)
+        )
+
+    def require_room(self) -> None:
+        """Raise :class:`Overloaded` while the disk is below its reserve or refuses to give us a file."""
+        if self._files.free_bytes() < self._min_free_bytes:
+            raise Overloaded("disk_full", "The disk is below its reserve; try again later.", retry_after_s=10)
+        if not self._segment and not self._ahead:
+            raise Overloaded("disk_error", "The disk refuses a new file; try again later.", retry_after_s=5)
+
+    def commit(self, group: Sequence[bytes], now_s: float) -> None:
+        """Store the lines of ``group`` so that they survive a power cut, all of them, or raise :class:`Overloaded`."""
+        self.require_room()
+        if not self._segment:
+            self._segment, self._ahead = self._ahead, None
+        segment = self._segment
+        assert segment  # require_room saw one of the two
+        try:
+            segment.append(group, now_s)
+        except OSError as error:
+            self._give_up(segment, "commit_failed", error)
+            code = "disk_full" if error.errno in _NO_ROOM else "disk_error"
+            raise Overloaded(code, f"The disk failed: {error.strerror}; try again later.", retry_after_s=5) from error
+
+    def tend(self, now_s: float) -> None:
+        """Everything that is due and need not be done before an answer: seal, recover, dispose, open ahead."""
+        if self._segment and self._segment.lines_bytes >= self._seal_bytes:
+            self.seal("size")
+        elif self._segment and now_s - self._segment.first_at_s >= self._seal_after_s:
+            self.seal("age")
+        self._tend_leftovers(now_s)
+        if self._ahead is None and now_s >= self._retry_at_s:
+            self._open_ahead(now_s)
+
+    def due_in_s(self, now_s: float) -> float:
+        """How long until :meth:`tend` has something to do."""
+        due_s = [leftover.delete_at_s for leftover in self._leftovers]
+        if self._segment:
+            due_s.append(self._segment.first_at_s + self._seal_after_s)
+        if not self._ahead or not self.is_recovered:
+            due_s.append(self._retry_at_s)
+        return max(min(due_s, default=float("inf")) - now_s, 0.0)
+
+    def seal(self, reason: str) -> None:
+        """Seal the open segment, if there is one."""
+        segment, self._segment = self._segment, None
+        if not segment:
+            return
+        try:
+            path = segment.seal()
+        except OSError as error:
+            self._give_up(segment, "seal_failed", error)
+            return
+        log.info(
+            "segment_sealed",
+            path=path,
+            reason=reason,
+            lines_bytes=segment.lines_bytes,
+            stored_bytes=segment.stored_bytes,
+        )
+
+    def close(self, now_s: float) -> bool:
+        """Seal everything at the end of a drain; False if something had to be left for the next start."""
+        self.seal("drain")
+        self._retry_at_s = 0.0
+        self._tend_leftovers(now_s)
+        if self._ahead:
+            self._ahead.discard()
+            self._ahead = None
+        for leftover in [leftover for leftover in self._leftovers if leftover.recovered]:
+            self._dispose(leftover, now_s)
+        return not self._leftovers
+
+    def _give_up(self, segment: Segment, event: str, error: OSError) -> None:
+        log.error(event, segment=str(segment.id), error=str(error))
+        self._segment = None
+        self._leftovers.append(Leftover(segment.id, segment.fd))
+        self._retry_at_s = 0.0
+
+    def _tend_leftovers(self, now_s: float) -> None:
+        is_retry_due = now_s >= self._retry_at_s
+        for leftover in list(self._leftovers):
+            if not leftover.recovered and is_retry_due:
+                self._recover(leftover, now_s)
+            if leftover.recovered and now_s >= leftover.delete_at_s:
+                self._dispose(leftover, now_s)
+
+    def _recover(self, leftover: Leftover, now_s: float) -> None:
+        try:
+            recovered = recovery.recover(self._files, leftover, self._compression_level)
+        except OSError as error:
+            self._back_off(now_s)
+            log.error("recovery_failed", segment=str(leftover.id), error=str(error), retry_s=self._retry_s)
+            return
+        leftover.recovered = recovered
+        leftover.delete_at_s = now_s + KEEP_LEFTOVER_S if recovered.ids else now_s
+        if recovered.path or recovered.ending is not Ending.OPEN:
+            (log.error if recovered.quarantined else log.info)(
+                "segment_recovered",
+                segment=str(leftover.id),
+                path=recovered.path,
+                lines=len(recovered.ids),
+                ending=recovered.ending.value,
+                broken_bytes=recovered.broken_bytes,
+                quarantined=recovered.quarantined,
+            )
+
+    def _dispose(self, leftover: Leftover, now_s: float) -> None:
+        try:
+            recovery.dispose(self._files, leftover)
+        except OSError as error:
+            leftover.delete_at_s = now_s + _MAX_RETRY_S
+            log.warning("leftover_kept", segment=str(leftover.id), error=str(error))
+        else:
+            self._leftovers.remove(leftover)
+
+    def _open_ahead(self, now_s: float) -> None:
+        self._number += 1
+        try:
+            self._ahead = Segment(self._files, SegmentId(self._instance, self._number), self._compression_level)
+        except OSError as error:
+            self._back_off(now_s)
+            log.error("open_failed", error=str(error), retry_s=self._retry_s)
+        else:
+            self._retry_s = _RETRY_S
+
+    def _back_off(self, now_s: float) -> None:
+        self._retry_at_s = now_s + self._retry_s
+        self._retry_s = min(self._retry_s * 2, _MAX_RETRY_S)

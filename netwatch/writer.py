@@ -1,0 +1,143 @@
+"""The writer: the only process that writes in the data directory. Take what the links hold, commit, ack, then the rest.
+
+Nothing in its loop waits for one client, and nothing is answered before it is safe.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from netwatch import log, process
+from netwatch.errors import Overloaded, StartError
+from netwatch.queue import STORED, Batch, Inbox
+from netwatch.settings import Settings
+from netwatch.storage.files import Files
+from netwatch.storage.store import RESEND_S, Store
+
+HEARTBEAT_S: Final = 1.0
+
+
+class Writer:
+    """Commits what ``inbox`` holds to ``store`` until it is drained. ``on_link`` is called at the first link."""
+
+    def __init__(self, inbox: Inbox, store: Store, *, drain_s: float, on_link: Callable[[], None]) -> None:
+        self._inbox = inbox
+        self._store = store
+        self._drain_s = drain_s
+        self._on_link: Callable[[], None] | None = on_link
+        self._stop_at_s: float | None = None
+        self._is_seal_due = False
+        self._heartbeat_at_s = 0.0
+
+    def drain(self) -> None:
+        """Take what the links still send, until the last one is closed or the time is over; then :meth:`run` returns."""
+        self._stop_at_s = self._stop_at_s or time.monotonic() + self._drain_s
+
+    def seal(self) -> None:
+        """Seal the open segment after the next commit or at once."""
+        self._is_seal_due = True
+
+    def run(self) -> bool:
+        """The loop; False if something had to be left: a link, or a segment for the next start to recover."""
+        while True:
+            group = self._inbox.receive(self._timeout_s(time.monotonic()))
+            if group:
+                self._commit(group)
+            now_s = time.monotonic()
+            if self._is_seal_due:
+                self._is_seal_due = False
+                self._store.seal("asked")
+            self._store.tend(now_s)
+            self._beat(now_s)
+            if self._stop_at_s and (not self._inbox or now_s >= self._stop_at_s):
+                is_drained = not self._inbox
+                self._inbox.close()
+                return self._store.close(time.monotonic()) and is_drained
+
+    def _timeout_s(self, now_s: float) -> float:
+        if self._is_seal_due:
+            return 0.0
+        if self._stop_at_s:
+            return 0.01 if self._inbox else 0.0
+        return min(self._store.due_in_s(now_s), max(self._heartbeat_at_s - now_s, 0.0))
+
+    def _commit(self, group: list[Batch]) -> None:
+        now_s = time.monotonic()
+        batches, lines = [], []
+        for batch in group:
+            if not batch.is_resend:
+                lines.append(batch.lines)
+            elif now_s - batch.first_sent_s > RESEND_S:
+                self._inbox.answer(batch, "unknown")
+                continue
+            elif not self._store.is_recovered:
+                self._inbox.answer(batch, "recovering")
+                continue
+            elif missing := self._store.missing(batch.lines):
+                lines.append(missing)
+            batches.append(batch)
+        outcome = STORED
+        if lines:
+            try:
+                self._store.commit(lines, now_s)
+            except Overloaded as error:
+                outcome = error.code
+        for batch in batches:
+            self._inbox.answer(batch, outcome)
+
+    def _beat(self, now_s: float) -> None:
+        if self._on_link and self._inbox:
+            self._on_link()
+            self._on_link = None
+        elif now_s < self._heartbeat_at_s:
+            return
+        self._heartbeat_at_s = now_s + HEARTBEAT_S
+        try:
+            self._store.require_room()
+        except Overloaded as error:
+            self._inbox.heartbeat(error.code)
+        else:
+            self._inbox.heartbeat(STORED)
+
+
+def run(settings: Settings, root: int, listener: socket.socket, notify: Callable[[str], None]) -> bool:
+    """Be the writer of the data directory open as ``root``, for the links that come in on ``listener``.
+
+    Calls ``notify("recovered")`` when it takes batches and ``notify("linked")`` at the first link. SIGTERM drains, SIGUSR1
+    seals. Returns whether everything was sealed. Raises :class:`StartError` when it cannot start.
+    """
+    process.set_title("writer")
+    os.umask(0o027)
+    store = Store(
+        Files(root),
+        compression_level=settings.compression_level,
+        seal_bytes=settings.seal_bytes,
+        seal_after_s=settings.seal_after_s,
+        min_free_bytes=settings.min_free_bytes,
+    )
+    wakeup, signalled = os.pipe()
+    os.set_blocking(signalled, False)
+    os.set_blocking(wakeup, False)
+    listener.setblocking(False)
+    inbox = Inbox(listener, wakeup, max_batch_bytes=settings.max_batch_bytes, group_bytes=settings.commit_bytes)
+    writer = Writer(inbox, store, drain_s=settings.drain_timeout_s + 4, on_link=lambda: notify("linked"))
+    signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: writer.drain())
+    signal.signal(signal.SIGUSR1, lambda *_: writer.seal())
+    try:
+        store.start(time.monotonic())
+    except OSError as error:
+        raise StartError(
+            f"Cannot write in the data directory {settings.data_dir}: {error.strerror} ({error.filename or 'open/'}). "
+            "Give the server a directory that it may write to (--data-dir)."
+        ) from None
+    log.info("writer_started", data_dir=str(settings.data_dir.absolute()))
+    notify("recovered")
+    is_clean = writer.run()
+    (log.info if is_clean else log.error)("writer_stopped", everything_sealed=is_clean)
+    return is_clean
