@@ -1,8 +1,8 @@
 """`netwatch probe URL…` measures each URL once, in parallel, and posts what it saw to a server as one report.
 
 Every measurement is exactly one sample and takes at most the timeout, whatever the other side does (only a resolver
-that hangs can hold up the exit). What fails to answer is a result, whose `error` says how, and never an exception. asyncio,
-anyio and httpx are imported where they are used, so that the other commands start quickly.
+that hangs can hold up the exit). What fails to answer is a result, whose `error` says how, and never an exception.
+asyncio, anyio and httpx are imported where they are used, so that the other commands start quickly.
 """
 
 from __future__ import annotations
