@@ -1,0 +1,40 @@
+"""What every test rests on: a clean environment, and an honest account of what was thinned to keep the run short."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+# scripts/soak sets it. Like all of NETWATCH_…, it is taken out of the environment: a server that a test starts must
+# see neither a developer's settings nor a setting that does not exist.
+FULL_SWEEPS = os.environ.get("NETWATCH_SOAK") == "1"
+for name in [name for name in os.environ if name.startswith("NETWATCH_")]:
+    del os.environ[name]
+
+THINNED: list[str] = []
+
+
+@pytest.fixture
+def full_sweeps() -> bool:
+    """Whether a test runs all of its cases (scripts/soak), and not a sample that it names with `thinned`."""
+    return FULL_SWEEPS
+
+
+@pytest.fixture
+def thinned() -> Callable[[int, int, str], None]:
+    """`thinned(total, run, what)`: of `total` cases a test ran `run`; said above pytest's last line, if not all."""
+
+    def say(total: int, run: int, what: str) -> None:
+        if run < total:
+            THINNED.append(f"{what}: {run} of {total}")
+
+    return say
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if THINNED:
+        terminalreporter.section("thinned; scripts/soak runs all")
+        for line in THINNED:
+            terminalreporter.write_line(line)
