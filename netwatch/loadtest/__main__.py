@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from netwatch.loadtest.audit import Audit, audit, digest, files_below
+from netwatch.loadtest.audit import FAILURES, Audit, audit, digest, files_below
 from netwatch.loadtest.chaos import TARGETS, Server, Storm
 from netwatch.loadtest.client import Load, Tally
 from netwatch.loadtest.ledger import Ledger
@@ -99,6 +99,8 @@ def main(argv: Sequence[str], command: Sequence[str] | None = None) -> int:
             server.start()
             if not server.wait_ready():
                 print("\n".join(failures), file=sys.stderr)
+                if temporary:
+                    shutil.rmtree(temporary)
                 return 1
             if options.kill:
                 storm = Storm(server, options.kill, options.every, options.seed)
@@ -198,9 +200,7 @@ def summarize(
             "of_other_runs": result.of_other_runs,
             "unknown_stored": result.unknown_stored,
             "quarantined": result.quarantined,
-            "missing": result.found["missing"],
-            "doubled": result.found["doubled"],
-            **result.found,
+            **{name: result.found[name] for name in FAILURES},
         }
     return summary | {"failures": failures}
 
@@ -222,5 +222,10 @@ def print_table(summary: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # however it ends, its server must not stay behind
-    sys.exit(main(sys.argv[1:]))
+    # TERM ends it as Ctrl-C does, by way of every `finally`: its server must not stay behind.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("loadtest: interrupted")

@@ -112,7 +112,8 @@ def _look_at(result: Audit, where: str, raw: bytes, ledger: Ledger, reports: Rep
         line = strict_json(raw)
         _check_envelope(line)
     except ValueError as error:  # UnicodeDecodeError is one
-        result.add("bad_line", f"{where}: {error}")
+        if crc is not None:
+            result.add("bad_line", f"{where}: {error}")
         return
     report_id = line["report"].get("clientId")
     place = ledger.find(report_id) if isinstance(report_id, str) else None

@@ -233,13 +233,14 @@ class Storm:
         while not self._over.wait(max(0.0, next_s - time.monotonic())):
             next_s = max(next_s + self._every_s, time.monotonic())
             if self._server.wait_ready():
-                self._strike(self._rng.choice(TARGETS) if self._kind == "mix" else self._kind)
+                self.strike(self._rng.choice(TARGETS) if self._kind == "mix" else self._kind)
             else:
                 self._server.kill_all()
                 self._server.start()
         self._server.wait_ready()
 
-    def _strike(self, target: str) -> None:
+    def strike(self, target: str) -> None:
+        """Kill one target now, and start again what systemd would."""
         server = self._server
         if target == "stop":
             server.stop()

@@ -76,7 +76,13 @@ class Reports:
             "clientId": report_id,
             "timestamp": f"2026-11-22T{pick % 24:02d}:{pick % 60:02d}:{pick % 59:02d}.{pick % 1000:03d}"
             + ("Z", "+05:30", "-08:00")[pick % 3],
-            "geo": {"ip": f"203.0.113.{pick % 256}", "city": city, "country": country, "lat": pick % 900_000 / 10_000, "lon": -0.5},
+            "geo": {
+                "ip": f"203.0.113.{pick % 256}",
+                "city": city,
+                "country": country,
+                "lat": pick % 900_000 / 10_000,
+                "lon": -0.5,
+            },
         }
         return head, self._payloads[pick % len(self._payloads)]
 
