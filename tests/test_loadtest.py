@@ -24,6 +24,7 @@ from netwatch.loadtest.ledger import Fate, Ledger, fate_of
 from netwatch.loadtest.reports import SHAPES, Reports
 
 RUN = "0a1b2c3d"
+SMALL = Reports(1, "small")
 SEGMENT = "reports-2026-11-22T10-24-10.123Z-9f3a0c12-1.jsonl.zst"
 
 Edit = Callable[[bytes], bytes]
@@ -63,7 +64,7 @@ class Made:
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
-        self.reports = Reports(1, "small")
+        self.reports = SMALL
         self.ledger = Ledger(RUN, 2)
         self.lines: list[bytes] = []
         for client in range(2):
@@ -337,7 +338,7 @@ def load_against(answers: list[bytes], *, batch: int = 0, log: Path | None = Non
     async def run() -> Load:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        load = Load(f"http://127.0.0.1:{port}", Reports(1, "small"), ledger, batch=batch, log=file)
+        load = Load(f"http://127.0.0.1:{port}", SMALL, ledger, batch=batch, log=file)
         await load.run(0.5)
         server.close()
         return load
@@ -382,7 +383,7 @@ def test_client_sends_batches_and_finds_a_200_that_accepts_less() -> None:
 
 def test_client_goes_on_when_nobody_listens() -> None:
     ledger = Ledger(RUN, 2)
-    load = Load("http://127.0.0.1:1", Reports(1, "small"), ledger)
+    load = Load("http://127.0.0.1:1", SMALL, ledger)
     asyncio.run(load.run(0.1))
     assert set(load.tally.requests) == {"refused"}
     assert 2 <= load.tally.requests["refused"] <= 12
