@@ -1,0 +1,1 @@
+"""The load test: a black-box client, process killer and audit, which imports nothing else of netwatch."""

@@ -1,0 +1,213 @@
+"""The audit of a data directory: are the lines that it holds exactly those that were promised to the clients?
+
+It reads with the stock `zstd` tool and Python's own json, none of the server's code, one line in memory at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from netwatch.loadtest.ledger import Fate, Ledger
+from netwatch.loadtest.reports import Reports
+
+FAILURES = {
+    "leftover": "files in open/ after the last stop",
+    "stray": "files under reports/ that are no sealed segment by their name",
+    "broken_file": "files that fail `zstd -t`",
+    "bad_line": "lines that are no strict JSON in the right envelope",
+    "bad_crc": "lines whose crc is wrong",
+    "missing": "reports answered 200 that are in no line",
+    "doubled": "reports that are in more than one line",
+    "altered": "reports stored with another value than was sent",
+    "unexpected": "lines of reports that were rejected, never sent, or that nobody knows",
+}
+
+_ENVELOPE = ("id", "receivedAt", "generatedAt", "kind", "server", "address", "report", "crc")
+_OPTIONAL = {"generatedAt", "address"}
+_CRC = re.compile(rb',"crc":"([0-9a-f]{8})"\}\n\Z')
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z")
+_RUN_ID = re.compile(r"[0-9a-f]{8}-\d+-\d+\Z")
+_SEGMENT = re.compile(r"([0-9a-f]+-\d+)\.jsonl\.zst(\.open)?\Z")  # <instance>-<number>, the same open and sealed
+
+
+@dataclass
+class Audit:
+    """What was found; all is well when `found` is empty."""
+
+    files: int = 0
+    stored_bytes: int = 0
+    lines: int = 0
+    of_this_run: int = 0
+    of_other_runs: int = 0
+    unknown_stored: int = 0  # reports whose client cannot know, and which are stored
+    quarantined: int = 0
+    found: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, failure: str, example: str) -> None:
+        self.found[failure] += 1
+        examples = self.examples.setdefault(failure, [])
+        if len(examples) < 3:
+            examples.append(example)
+
+    def failures(self) -> list[str]:
+        """One line for each kind of failure."""
+        return [
+            f"{name}: {self.found[name]} {meaning}, e.g. {'; '.join(self.examples[name])}"
+            for name, meaning in FAILURES.items()
+            if self.found[name]
+        ]
+
+
+def audit(data_dir: Path, ledger: Ledger, reports: Reports, *, live: bool = False) -> Audit:
+    """Compare all that `data_dir` holds with what the run sent; `live`: a server still runs, with segments open."""
+    result = Audit()
+    open_files = files_below(data_dir / "open")
+    sealed: list[Path] = []
+    if not live:
+        for path in open_files:
+            result.add("leftover", path.name)
+        open_files = []
+    taken = {match[1] for path in open_files if (match := _SEGMENT.search(path.name))}
+    for path in files_below(data_dir / "reports"):
+        match = _SEGMENT.search(path.name)
+        if match is None or match[2]:
+            result.add("stray", path.name)
+        elif match[1] not in taken:  # else it was sealed since we looked into open/
+            sealed.append(path)
+    result.quarantined = len(files_below(data_dir / "quarantine"))
+    result.files = len(sealed)
+    result.stored_bytes = sum(path.stat().st_size for path in sealed)
+    for path in broken_files(sealed):
+        result.add("broken_file", path.name)
+    seen = [bytearray(len(fates)) for fates in ledger.fates]
+    for path in [*sealed, *open_files]:
+        for number, raw in enumerate(read_lines(path, torn=path in open_files), 1):
+            result.lines += 1
+            _look_at(result, f"{path.name}:{number}", raw, ledger, reports, seen)
+    for client, fates in enumerate(ledger.fates):
+        for number, fate in enumerate(fates):
+            if fate == Fate.ACKED and not seen[client][number]:
+                result.add("missing", ledger.report_id(client, number))
+    return result
+
+
+def _look_at(result: Audit, where: str, raw: bytes, ledger: Ledger, reports: Reports, seen: list[bytearray]) -> None:
+    crc = _CRC.search(raw)
+    if crc is None:
+        result.add("bad_line", f"{where}: does not end with a crc")
+    elif f"{zlib.crc32(raw[: crc.start()]):08x}" != crc[1].decode():
+        result.add("bad_crc", where)
+    try:
+        line = strict_json(raw)
+        _check_envelope(line)
+    except ValueError as error:  # UnicodeDecodeError is one
+        if crc is not None:
+            result.add("bad_line", f"{where}: {error}")
+        return
+    report_id = line["report"].get("clientId")
+    place = ledger.find(report_id) if isinstance(report_id, str) else None
+    if place is None:
+        if isinstance(report_id, str) and _RUN_ID.match(report_id) and not report_id.startswith(f"{ledger.run}-"):
+            result.of_other_runs += 1
+        else:
+            result.add("unexpected", f"{where}: clientId {report_id!r}")
+        return
+    client, number = place
+    result.of_this_run += 1
+    if seen[client][number]:
+        result.add("doubled", f"{report_id} in {where}")
+    seen[client][number] = 1
+    fate = ledger.fates[client][number]
+    if fate == Fate.UNKNOWN:
+        result.unknown_stored += 1
+    elif fate != Fate.ACKED:
+        result.add("unexpected", f"{report_id} ({Fate(fate).name.lower()}) in {where}")
+    differs = reports.differs(report_id, line["report"])
+    if differs:
+        result.add("altered", f"{report_id}: {differs} in {where}")
+
+
+def _check_envelope(line: Any) -> None:
+    """Raise ValueError unless the members around the report are the right ones, in order."""
+    if not isinstance(line, dict):
+        raise ValueError("not an object")
+    expected = [name for name in _ENVELOPE if name in line or name not in _OPTIONAL]
+    if list(line) != expected:
+        raise ValueError(f"members {list(line)}")
+    for name in ("receivedAt", "generatedAt"):
+        if name in line and not _TIME.match(str(line[name])):
+            raise ValueError(f"{name} {line[name]!r}")
+    if not _UUID.match(str(line["id"])):
+        raise ValueError(f"id {line['id']!r}")
+    if line["kind"] != "report" or not isinstance(line["server"], str) or not isinstance(line["report"], dict):
+        raise ValueError("kind, server or report")
+
+
+def strict_json(raw: bytes) -> Any:
+    """Decode one line; ValueError for what Python lets through and other readers don't."""
+    return _DECODER.decode(raw.decode())
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member twice in one object")
+    return members
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def read_lines(path: Path, *, torn: bool = False) -> Iterator[bytes]:
+    """The lines of a file as far as it decodes; `torn` leaves out a last one that has no end."""
+    with subprocess.Popen(
+        ["zstd", "-dcq", "--", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=1 << 20
+    ) as zstd:
+        assert zstd.stdout is not None
+        for line in zstd.stdout:
+            if line.endswith(b"\n") or not torn:
+                yield line
+
+
+def broken_files(paths: list[Path]) -> list[Path]:
+    """Those that `zstd -t` does not accept."""
+    broken: list[Path] = []
+    for start in range(0, len(paths), 200):
+        group = paths[start : start + 200]
+        if not _passes(group):
+            broken += [path for path in group if not _passes([path])]
+    return broken
+
+
+def _passes(paths: list[Path]) -> bool:
+    return subprocess.run(["zstd", "-tq", "--", *map(str, paths)], capture_output=True, check=False).returncode == 0
+
+
+def digest(data_dir: Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of every file below the data directory, by its relative name."""
+    found = {}
+    for path in files_below(data_dir):
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        found[str(path.relative_to(data_dir))] = path.stat().st_size, sha256
+    return found
+
+
+def files_below(directory: Path) -> list[Path]:
+    """Every file, at any depth, by name."""
+    return sorted(path for path in directory.rglob("*") if not path.is_dir())

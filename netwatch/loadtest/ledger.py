@@ -1,0 +1,58 @@
+"""What became of each report of a run, one byte a report: the client writes it, the audit reads it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Fate(IntEnum):
+    """What the client knows of a report."""
+
+    UNKNOWN = 0  # sent, and no answer that tells: may be stored, at most once
+    ACKED = 1  # answered 200: must be stored exactly once
+    REJECTED = 2  # answered 4xx: must not be stored
+    UNSENT = 3  # no connection: must not be stored
+
+
+def fate_of(outcome: int | str) -> Fate:
+    """What an answer's status, or the kind of error in its place, says about the reports of the request."""
+    if outcome == 200:
+        return Fate.ACKED
+    if outcome == "refused":
+        return Fate.UNSENT
+    if isinstance(outcome, int) and 400 <= outcome < 500:
+        return Fate.REJECTED
+    return Fate.UNKNOWN
+
+
+class Ledger:
+    """The fates of all reports of one run, whose ids are `<run>-<client>-<seq>`."""
+
+    def __init__(self, run: str, clients: int) -> None:
+        self.run = run
+        self.fates = [bytearray() for _ in range(clients)]
+
+    def take(self, client: int, count: int) -> range:
+        """The next `count` sequence numbers of a client; their fate is unknown until it is settled."""
+        fates = self.fates[client]
+        first = len(fates)
+        fates.extend(bytes(count))
+        return range(first, first + count)
+
+    def settle(self, client: int, numbers: range, fate: Fate) -> None:
+        """Write down what became of these reports."""
+        self.fates[client][numbers.start : numbers.stop] = bytes((fate,)) * len(numbers)
+
+    def report_id(self, client: int, number: int) -> str:
+        return f"{self.run}-{client}-{number}"
+
+    def find(self, report_id: str) -> tuple[int, int] | None:
+        """Client and sequence number of an id that this run has given out; None for any other."""
+        run, _, rest = report_id.partition("-")
+        client, _, number = rest.partition("-")
+        if run != self.run or not (client.isdecimal() and number.isdecimal()):
+            return None
+        place = int(client), int(number)
+        if place[0] >= len(self.fates) or place[1] >= len(self.fates[place[0]]):
+            return None
+        return place if self.report_id(*place) == report_id else None
