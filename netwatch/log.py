@@ -49,7 +49,9 @@ class Handler(logging.Handler):
             message = record.getMessage()
             if record.exc_info and record.exc_info[1]:
                 message += f": {record.exc_info[1]!r}"
-        except Exception as problem:  # noqa: BLE001 - a library's broken format string must not hurt the server
+        except Exception as problem:
             message = f"unprintable record: {problem!r}"
-        level = "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
+        level = (
+            "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
+        )
         _write(level, "library", {"logger": record.name, "message": message})

@@ -1,10 +1,10 @@
-"""The queue from the workers to the writer: one link a worker, batches of lines down, acks back. Both ends, and their format.
+"""The queue from the workers to the writer, both ends: one link a worker, batches of lines down, acks back.
 
 It is our own because ``multiprocessing.Queue`` cannot keep the promise that a report is safe before it is answered:
 ``put()`` returns before anything has left the process, a producer killed in the middle of a write stops all others, and
-nothing comes back. Here a link is a Unix stream socket with one batch in flight on it: what arrives meanwhile gathers into
-the next batch, so batching needs no timer, an ack that was sent is always read, and what is unknown after a crash is one
-batch. A worker whose link breaks connects again and sends that batch again, marked as a resend.
+nothing comes back. Here a link is a Unix stream socket with one batch in flight on it: what arrives meanwhile gathers
+into the next batch, so batching needs no timer, an ack that was sent is always read, and what is unknown after a crash
+is one batch. A worker whose link breaks connects again and sends that batch again, marked as a resend.
 
 From a worker: once ``magic, link id``, then batches ``size, number, first sent (monotonic ns), flags`` and the lines.
 From the writer: ``number, outcome`` for each batch, and with number 0 what a batch sent now would get (a sign of life).
@@ -80,7 +80,7 @@ class Link(asyncio.Protocol):
         self._connecting = self._loop.create_task(self._connect())
 
     def store(self, lines: bytes) -> asyncio.Future[None]:
-        """Hand over one request's lines. The future is done when they are safe; it raises :class:`Overloaded` if not."""
+        """Hand over one request's lines; the future is done when they are safe, or raises :class:`Overloaded`."""
         stored = self._loop.create_future()
         deadline_s = self._loop.time() + self._ack_timeout_s
         self._gathering.append(_Request(lines, stored, deadline_s))
@@ -123,7 +123,7 @@ class Link(asyncio.Protocol):
             self._in_flight = []
             self._send_next()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         """Connect again, unless this end is closing."""
         self._transport = None
         if self._connecting:

@@ -1,7 +1,7 @@
-"""What a report is, and how it becomes a line: validated, encoded afresh, wrapped in what the server knows, checksummed.
+"""What a report is, and how it becomes a line: validated, encoded afresh, wrapped in what the server knows.
 
-A line is ``{"id":…,"receivedAt":…,"kind":…,"server":…,"report":{…},"crc":"xxxxxxxx"}`` and a line feed. Whatever comes in,
-a line is strict JSON in strict UTF-8, without duplicate members, numbers that readers refuse, or deep nesting.
+A line is ``{"id":…,"receivedAt":…,"kind":…,"server":…,"report":{…},"crc":"xxxxxxxx"}`` and a line feed. Whatever
+comes in, a line is strict JSON in strict UTF-8, without duplicate members, deep nesting or numbers that readers refuse.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Sample(msgspec.Struct):
     """One measurement: ``t`` in ms since the epoch, ``latency`` in ms."""
 
     t: _Int64
-    latency: _Latency | None | msgspec.UnsetType = msgspec.UNSET
-    error: str | None | msgspec.UnsetType = msgspec.UNSET
+    latency: _Latency | msgspec.UnsetType | None = msgspec.UNSET
+    error: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Host(msgspec.Struct):
@@ -170,7 +170,6 @@ def new_id(now_ns: int) -> str:
 
 def is_whole(line: bytes) -> bool:
     """Whether ``line`` (without its line feed) is a line as it was made: its start, its end and its checksum."""
-    return (
-        line.startswith(_LINE_START)
-        and line[-_CRC_BYTES:] == b',"crc":"%08x"}' % zlib.crc32(memoryview(line)[:-_CRC_BYTES])
+    return line.startswith(_LINE_START) and line[-_CRC_BYTES:] == b',"crc":"%08x"}' % zlib.crc32(
+        memoryview(line)[:-_CRC_BYTES]
     )

@@ -1,7 +1,7 @@
-"""The supervisor: opens the sockets, starts the writer and Gunicorn, restarts what dies, stops workers first, the writer last.
+"""The supervisor: opens the sockets, starts the writer and Gunicorn, restarts what dies, stops the writer last.
 
-Its children are siblings with sessions of their own, forked from it, so that they run the code that it runs even while a
-new version is being installed; when it dies, SIGKILL included, the kernel tells them and they drain.
+Its children are siblings with sessions of their own, forked from it, so that they run the code that it runs even while
+a new version is being installed; when it dies, SIGKILL included, the kernel tells them and they drain.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class _Child:
 
 
 class Supervisor:
-    """Runs one server from its start to its end.
+    r"""Runs one server from its start to its end.
 
     What happens when a child dies, by phase (a child killed by a signal has a negative code):
 
@@ -249,7 +249,7 @@ class Supervisor:
         self._http.close()
         sys.exit(0 if writer.run(self._settings, self._root, self._queue, notify) else 1)
 
-    def _be_gunicorn(self, notify: Callable[[str], None]) -> None:  # noqa: ARG002 - its workers' links are its news
+    def _be_gunicorn(self, notify: Callable[[str], None]) -> None:
         from netwatch.http import worker
 
         path = self._queue.getsockname()
@@ -289,7 +289,9 @@ def _listen(bind: str) -> socket.socket:
     is_waiting = False
     while True:
         try:
-            family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            family, kind, _, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
             http = socket.socket(family, kind)
             try:
                 http.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -300,7 +302,9 @@ def _listen(bind: str) -> socket.socket:
                 raise
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > give_up_at_s:
-                raise StartError(f"Cannot listen on {bind}: {error.strerror}. Choose another address (--bind).") from None
+                raise StartError(
+                    f"Cannot listen on {bind}: {error.strerror}. Choose another address (--bind)."
+                ) from None
             if not is_waiting:
                 is_waiting = True
                 log.warning("port_in_use", bind=bind, wait_s=_PORT_WAIT_S)

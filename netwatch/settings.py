@@ -1,7 +1,7 @@
 """Every setting, declared once: name, default, unit, bounds; read from flags over environment over file over default.
 
-``seal_after_s`` is ``--seal-after-s``, ``NETWATCH_SEAL_AFTER_S`` and ``seal_after_s`` in the TOML file. A setting that is
-unknown or impossible is refused by name (:class:`~netwatch.errors.StartError`, exit code 2), never ignored.
+``seal_after_s`` is ``--seal-after-s``, ``NETWATCH_SEAL_AFTER_S`` and ``seal_after_s`` in the TOML file. A setting
+that is unknown or impossible is refused by name (:class:`~netwatch.errors.StartError`, exit code 2), never ignored.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from netwatch.errors import StartError
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
+_DATA_DIR: Final = Path("data")
 _SIZE: Final = re.compile(r"([0-9]+)\s*(B|KIB|MIB|GIB|K|M|G)?\Z", re.IGNORECASE)
 _SIZE_UNITS: Final = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": 1024 * MIB}
 
@@ -82,7 +83,7 @@ def _durability(value: object) -> str:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """The host and port of ``host:port`` or ``[ipv6]:port``; port 0 asks for a free one. ValueError if it is neither."""
+    """The host and port of ``host:port`` or ``[ipv6]:port``; port 0 asks for a free one. Raises ValueError."""
     host, separator, port = address.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -117,7 +118,7 @@ class Settings:
     """The settings of one server; sizes are bytes, ``_s`` are seconds."""
 
     bind: str = _setting("127.0.0.1:8080", _address, "where to listen, host:port")
-    data_dir: Path = _setting(Path("data"), _path, "where the files go")
+    data_dir: Path = _setting(_DATA_DIR, _path, "where the files go")
     name: str = _setting(socket.gethostname, _name, "the `server` member of each line; by default the host's name")
     workers: int = _setting(_cores, _count, "worker processes; by default one a core", low=1, high=512)
     durability: str = _setting("synced", _durability, "what a report has survived when it is answered: synced")
@@ -141,7 +142,7 @@ class Settings:
 
     @property
     def max_batch_bytes(self) -> int:
-        """More than any batch can have: a commit's worth and one request (encoded afresh, JSON grows up to fourfold)."""
+        """More than any batch has: a commit's worth and one request (encoded afresh, JSON grows up to fourfold)."""
         return self.commit_bytes + 4 * self.max_body_bytes + 2 * KIB * self.max_reports
 
 
@@ -159,7 +160,7 @@ def variable(name: str) -> str:
 
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str], config: Path | None) -> Settings:
-    """The settings from ``flags`` (by setting name) over ``environ`` over the TOML file ``config`` over the defaults."""
+    """The settings from ``flags`` (by name) over ``environ`` over the TOML file ``config`` over the defaults."""
     values: dict[str, Any] = {}
     for name, value in _from_file(config).items():
         values[name] = _parsed(name, value, f"{name} in {config}")

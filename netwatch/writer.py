@@ -35,7 +35,7 @@ class Writer:
         self._heartbeat_at_s = 0.0
 
     def drain(self) -> None:
-        """Take what the links still send, until the last one is closed or the time is over; then :meth:`run` returns."""
+        """Take what the links still send until the last one is closed or the time is over; then end :meth:`run`."""
         self._stop_at_s = self._stop_at_s or time.monotonic() + self._drain_s
 
     def seal(self) -> None:
@@ -108,8 +108,8 @@ class Writer:
 def run(settings: Settings, root: int, listener: socket.socket, notify: Callable[[str], None]) -> bool:
     """Be the writer of the data directory open as ``root``, for the links that come in on ``listener``.
 
-    Calls ``notify("recovered")`` when it takes batches and ``notify("linked")`` at the first link. SIGTERM drains, SIGUSR1
-    seals. Returns whether everything was sealed. Raises :class:`StartError` when it cannot start.
+    Calls ``notify("recovered")`` when it takes batches and ``notify("linked")`` at the first link. SIGTERM drains,
+    SIGUSR1 seals. Returns whether everything was sealed. Raises :class:`StartError` when it cannot start.
     """
     process.set_title("writer")
     os.umask(0o027)

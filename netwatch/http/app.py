@@ -22,7 +22,7 @@ class WorkerLink(Storing, Watched, Protocol):
     """The link as the door sees it."""
 
 
-def create_app(link: WorkerLink, settings: Settings, middleware: list[object] | None = None) -> falcon.asgi.App[Any, Any]:
+def create_app(link: WorkerLink, settings: Settings, middleware: Any = None) -> falcon.asgi.App[Any, Any]:
     """The whole door as an ASGI application."""
     app = falcon.asgi.App(middleware=middleware)
     app.add_route("/api/v1/reports", Reports(link, settings))

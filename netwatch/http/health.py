@@ -28,7 +28,7 @@ class Watched(Protocol):
 class Livez:
     """The resource ``/livez``."""
 
-    async def on_get(self, req: Request, resp: Response) -> None:  # noqa: ARG002 - Falcon's signature
+    async def on_get(self, req: Request, resp: Response) -> None:
         """This worker answers."""
         resp.media = {"status": "ok"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import tempfile
@@ -23,7 +24,7 @@ _KILL_S: Final = 0.5
 """Gunicorn kills what is left this long after a worker should have ended."""
 
 
-class Worker(UvicornWorker):
+class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no types
     """uvicorn's worker class with our protocol."""
 
 
@@ -55,9 +56,9 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
             "workers": self._settings.workers,
             "worker_class": f"{__name__}.Worker",
             "timeout": _WORKER_TIMEOUT_S,
-            "graceful_timeout": self._settings.drain_timeout_s + ANSWER_S + _KILL_S,
+            "graceful_timeout": math.ceil(self._settings.drain_timeout_s + ANSWER_S + _KILL_S),
             "control_socket_disable": True,
-            "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir(),  # noqa: S108 - gunicorn's own advice
+            "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir(),
             "pre_fork": _name_master,
             "post_fork": _on_worker_start,
             "logconfig_dict": {

@@ -1,7 +1,7 @@
 """The few file operations that netwatch's promise rests on, below a data directory that was opened once.
 
 Everything is relative to that open directory, so that a disk that is unmounted later fails instead of letting the root
-fill. A failed operation raises OSError; nothing here is tried again, least of all an fsync. Tests stand in for this class.
+fill. A failed operation raises OSError; nothing here is tried again, least of all an fsync.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reads the lines of one segment file, open or sealed, block by block of its zstd frame.
 
 What comes out is always an exact prefix of the lines that went in: every line is whole and its checksum right, and the
-first thing that is not ends the reading. How it ended is said: a torn tail (the incomplete end that a crash leaves, never
-acked) is told from damage (anything broken before that).
+first thing that is not ends the reading. How it ended is said: a torn tail (the incomplete end that a crash leaves,
+never acked) is told from damage (anything broken before that).
 
 The frame's format is RFC 8878: a header, blocks of a 3-byte header (last, type, size) and content, a 4-byte checksum.
 """
@@ -39,7 +39,7 @@ class Ending(enum.Enum):
 
 
 class FrameReader:
-    """Reads the segment file ``fd`` from its start; ``ending`` and ``broken_bytes`` are known once ``lines`` is through."""
+    """Reads the segment file ``fd`` from its start; ``ending`` and ``broken_bytes`` are known after its lines."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -84,7 +84,7 @@ class FrameReader:
 
     def _contents(self) -> Iterator[tuple[bytes, int]]:
         """What each block holds, decompressed, and where in the file the block ends. Sets how the file ends."""
-        header = self._file.peek(_LONGEST_HEADER)[:_LONGEST_HEADER]
+        header = os.pread(self._fd, _LONGEST_HEADER, 0)
         if not header:
             return
         frame = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).decompressobj()

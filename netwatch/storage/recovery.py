@@ -1,8 +1,8 @@
-"""Finishes the segments that a crash or a failing disk left: whole lines go into a sealed file, the rest is told apart.
+"""Finishes the segments that a crash or a failing disk left: whole lines go into a sealed file, the rest is told.
 
-Recovery can be interrupted anywhere and run again: it writes under a temporary name, publishes under a name that follows
-from the segment alone, and a sealed file that already stands is never written again. A leftover is not deleted at once:
-the ids read from it tell a resent line from a new one, and the next writer may need them too.
+Recovery can be interrupted anywhere and run again: it writes under a temporary name, publishes under a name that
+follows from the segment alone, and a sealed file that already stands is never written again. A leftover is not deleted
+at once: the ids read from it tell a resent line from a new one, and the next writer may need them too.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Recovered:
     quarantined: str | None
 
 
-def line_id(line: bytes) -> int:
+def line_id(line: bytes | bytearray) -> int:
     """A line's id as a number, which takes less memory than its text."""
     return int(line[ID].replace(b"-", b""), 16)
 

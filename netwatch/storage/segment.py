@@ -32,8 +32,8 @@ class Segment:
         self._files = files
         self._frame = zstandard.ZstdCompressor(level=compression_level, write_checksum=True).compressobj()
 
-    def append(self, group: Iterable[bytes], now_s: float) -> None:
-        """Store the lines of ``group`` (each item one or more lines); they are safe when this returns. Raises OSError."""
+    def append(self, group: Iterable[bytes | bytearray], now_s: float) -> None:
+        """Store the lines of ``group`` (each item has one or more); they are safe when this returns, or OSError."""
         frame = self._frame
         pieces = []
         lines_bytes = 0

@@ -48,7 +48,7 @@ class Store:
         self._retry_at_s = 0.0
 
     def start(self, now_s: float) -> None:
-        """Make the folders, prove that files can be created, synced, renamed and deleted, and recover. Raises OSError."""
+        """Make the folders, prove that files can be created, synced, renamed, deleted; recover. Raises OSError."""
         for directory in (layout.OPEN, layout.REPORTS, layout.QUARANTINE):
             self._files.make_directory(directory)
         self._prove()
@@ -73,7 +73,7 @@ class Store:
         """Whether every leftover's ids are known: only then can a resent line be told from a new one."""
         return all(leftover.recovered for leftover in self._leftovers)
 
-    def missing(self, lines: bytes) -> bytes:
+    def missing(self, lines: bytes | bytearray) -> bytes:
         """Those of the resent ``lines`` that no leftover holds."""
         known = [leftover.recovered.ids for leftover in self._leftovers if leftover.recovered]
         return b"".join(
@@ -87,7 +87,7 @@ class Store:
         if not self._segment and not self._ahead:
             raise Overloaded("disk_error", "The disk refuses a new file; try again later.", retry_after_s=5)
 
-    def commit(self, group: Sequence[bytes], now_s: float) -> None:
+    def commit(self, group: Sequence[bytes | bytearray], now_s: float) -> None:
         """Store the lines of ``group`` so that they survive a power cut, all of them, or raise :class:`Overloaded`."""
         self.require_room()
         if not self._segment:
