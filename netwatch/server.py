@@ -34,8 +34,8 @@ _FIRST_BACKOFF_S: Final = 0.05
 _MAX_BACKOFF_S: Final = 5.0
 _DRAIN_GRACE_S: Final = 6.0
 """A drain that takes this much longer than ``drain_timeout_s`` is ended with SIGKILL."""
-_STEADY_S: Final = 10.0
-"""A child that ran this long is started again at once when it dies."""
+_STEADY_S: Final = 0.5
+"""A child that ran this long is started again at once when it dies; one that dies sooner, more and more rarely."""
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _UNSAFE_FILE_SYSTEMS: Final = {
     "tmpfs": "it is memory, and gone when the machine is",
@@ -50,7 +50,7 @@ _fork = multiprocessing.get_context("fork")
 
 
 class _Child:
-    """A child process that is started again when it dies, soon at first and then more and more rarely."""
+    """A child process that is started again when it dies."""
 
     def __init__(self, name: str, main: Callable[[Callable[[str], None]], None]) -> None:
         self.name = name

@@ -118,7 +118,7 @@ class Settings:
     """The settings of one server; sizes are bytes, ``_s`` are seconds."""
 
     bind: str = _setting("127.0.0.1:8080", _address, "where to listen, host:port")
-    data_dir: Path = _setting(_DATA_DIR, _path, "where the files go")
+    data_dir: Path = _setting(_DATA_DIR, _path, "where the files go")  # noqa: RUF009 - a Path is immutable
     name: str = _setting(socket.gethostname, _name, "the `server` member of each line; by default the host's name")
     workers: int = _setting(_cores, _count, "worker processes; by default one a core", low=1, high=512)
     durability: str = _setting("synced", _durability, "what a report has survived when it is answered: synced")
