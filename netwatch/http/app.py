@@ -6,13 +6,13 @@ from typing import Any, Protocol
 
 import falcon
 import falcon.asgi
-import msgspec
 from falcon.asgi import Request, Response
 
 from netwatch import log
 from netwatch.errors import ERRORS, Refused
 from netwatch.http.health import Livez, Readyz, Watched
 from netwatch.http.ingest import Reports, Storing
+from netwatch.http.problem import PROBLEM_TYPE, problem
 from netwatch.settings import Settings
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 500: "internal"}
@@ -37,27 +37,22 @@ def create_app(link: WorkerLink, settings: Settings, middleware: Any = None) -> 
 async def _on_refused(_req: Request, resp: Response, error: Refused, _params: object) -> None:
     for name, value in error.headers.items():
         resp.set_header(name, value)
-    _problem(resp, error.status, error.code, error.title, error.detail, error.members)
+    _answer(resp, error.code, error.detail, error.members)
 
 
 async def _on_http_error(_req: Request, resp: Response, error: falcon.HTTPError, _params: object) -> None:
     code = _CODES.get(error.status_code, "bad_request")
-    status, title = ERRORS[code]
     if error.headers:
         resp.set_headers(error.headers)
-    _problem(resp, status, code, title, error.description or title, {})
+    _answer(resp, code, error.description or f"{ERRORS[code][1]}.")
 
 
 async def _on_failure(req: Request, resp: Response, error: Exception, _params: object) -> None:
     log.error("request_failed", path=req.path, error=repr(error))
-    status, title = ERRORS["internal"]
-    _problem(resp, status, "internal", title, "This is a fault of the server; its log says more.", {})
+    _answer(resp, "internal", "This is a fault of the server; its log says more.")
 
 
-def _problem(resp: Response, status: int, code: str, title: str, detail: str, members: dict[str, object]) -> None:
-    """Answer with a problem document (RFC 9457)."""
-    resp.status = status
-    resp.content_type = "application/problem+json"
-    resp.data = msgspec.json.encode(
-        {"type": f"urn:netwatch:error:{code}", "title": title, "status": status, "detail": detail, **members}
-    )
+def _answer(resp: Response, code: str, detail: str, members: dict[str, object] | None = None) -> None:
+    resp.status = ERRORS[code][0]
+    resp.content_type = PROBLEM_TYPE
+    resp.data = problem(code, detail, members)
