@@ -9,8 +9,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from netwatch.http.problem import PROBLEM_TYPE, problem
+
+MAX_HEADER_BYTES: Final = 64 * 1024
+"""More than this is refused where no body comes: in a header, a trailer, a chunk's size."""
 HEADER_S: Final = 10.0
 """A request's header must be there this long after the connection or the header's first byte."""
 BODY_S: Final = 60.0
@@ -27,8 +32,12 @@ class Protocol(HttpToolsProtocol):
     """One connection."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _is_between = True
+    """No request has begun that is not there whole."""
     _is_header_there = False
-    _is_request_there = False
+    _is_offer = False
+    _is_over = False
+    _dry_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -41,24 +50,56 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._is_request_there:
-            self._unset_deadline()
-        elif not self._deadline and not self.transport.is_closing():
+        """Parse it, in place of uvicorn's own method: that one loses the bodies of requests that offer an upgrade."""
+        if self._is_over:
+            return
+        self._unset_keepalive_if_required()
+        self._dry_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            if self._is_answering:
+                self._refuse("Wait for an answer before you offer another protocol.")
+            else:
+                self._decline(data[offer.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self._refuse("What came is no HTTP request.")
+            return
+        if self._dry_bytes > MAX_HEADER_BYTES:
+            self._refuse(f"Send a header of at most {MAX_HEADER_BYTES} bytes.")
+        elif not self._deadline and not self._is_answering and not self.transport.is_closing():
             self._deadline = self.loop.call_later(HEADER_S, self._on_header_deadline)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._is_header_there = self._is_request_there = False
+        self._unset_deadline()
+        self._is_between = self._is_header_there = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_header_there:  # a trailer is none of it
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._dry_bytes = 0
+        self._is_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._is_offer:
+            return
         super().on_headers_complete()
         self._is_header_there = True
         if self.app_state.get("draining"):
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        self._dry_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._is_request_there = True
+        if self._is_offer:
+            return
+        self._dry_bytes = 0
+        self._unset_deadline()
+        self._is_between = True
         self.scope["state"]["body_complete"] = True
         super().on_message_complete()
 
@@ -72,12 +113,46 @@ class Protocol(HttpToolsProtocol):
         limit_s = self.config.timeout_graceful_shutdown or 0
         self.loop.call_later(max(limit_s - ANSWER_S, 0.0), self._cut_off)
 
+    @property
+    def _is_answering(self) -> bool:
+        """Whether the last request is there whole and waits for its answer."""
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+
+    def _decline(self, rest: bytes) -> None:
+        """Take a request that offers another protocol (Java's HTTP client offers h2c) as if it did not.
+
+        httptools ends such a request after its header and takes its body for bytes of the other protocol: parsed on,
+        they would be a second request.
+        """
+        version = self.parser.get_http_version().encode()
+        header = [b"%b: %b\r\n" % member for member in self.headers if member[0] != b"upgrade"]
+        start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.data_received(b"".join([start, *header, b"\r\n", rest]))
+
+    def _refuse(self, detail: str) -> None:
+        """Answer 400 and close; but what came whole before is answered first, for it may have been stored."""
+        self._is_over = True
+        self._unset_deadline()
+        if self._is_answering:
+            self.cycle.keep_alive = False
+        elif self.pipeline:
+            self.transport.abort()
+        else:
+            body = problem("bad_request", detail)
+            headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", b"%d" % len(body))]
+            lines = [b"%b: %b\r\n" % header for header in [*self.server_state.default_headers, *headers]]
+            start = b"HTTP/1.1 400 Bad Request\r\n"
+            self.transport.write(b"".join([start, *lines, b"connection: close\r\n\r\n", body]))
+            self.transport.close()
+
     def _close_if_idle(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if self._is_between and (self.cycle is None or self.cycle.response_complete):
             self.transport.close()
 
     def _cut_off(self) -> None:
-        if not self._is_request_there:
+        if not self._is_between and not self._is_answering and not self.pipeline:
             self.transport.abort()
 
     def _on_header_deadline(self) -> None:
