@@ -323,12 +323,13 @@ def _open_queue() -> Iterator[socket.socket]:
         raise StartError(f"Cannot make a directory for the queue in {base}: {error.strerror}.") from None
     queue = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        queue.bind(f"{directory}/queue.sock")
-        os.chmod(queue.getsockname(), 0o600)
-        queue.listen(_BACKLOG)
+        try:
+            queue.bind(f"{directory}/queue.sock")
+            os.chmod(queue.getsockname(), 0o600)
+            queue.listen(_BACKLOG)
+        except OSError as error:
+            raise StartError(f"Cannot make the queue's socket in {directory}: {error}.") from None
         yield queue
-    except OSError as error:
-        raise StartError(f"Cannot make the queue's socket in {directory}: {error}.") from None
     finally:
         queue.close()
         shutil.rmtree(directory, ignore_errors=True)
