@@ -246,7 +246,7 @@ def test_the_worker_class_takes_uvicorns_settings_from_a_class_attribute() -> No
 def test_uvicorns_protocol_has_the_hooks_that_ours_overrides_and_calls() -> None:
     for hook in (
         *("connection_made", "connection_lost", "data_received", "shutdown", "_unset_keepalive_if_required"),
-        *("on_message_begin", "on_header", "on_headers_complete", "on_body", "on_message_complete"),
+        *("on_message_begin", "on_headers_complete", "on_body", "on_message_complete"),
     ):
         assert callable(getattr(HttpToolsProtocol, hook))
 

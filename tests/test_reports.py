@@ -254,7 +254,7 @@ def hosts(samples: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 def a_report(host: st.SearchStrategy[Any], geo: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries(
         {
-            "clientId": st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+            "clientId": st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
             "hosts": st.lists(host, max_size=3),
         },
         optional={"timestamp": st.just("2026-11-22T10:24:10Z"), "geo": geo},
@@ -590,7 +590,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 @given(raw=mutated() | st.binary(max_size=60))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @example(raw=b'{"clientId":"c","hosts":[],"geo":{"a":1e999}}')
 @example(raw=b'{"clientId":"c","hosts":[],"geo":{"\xff":1}}')
 def test_whatever_is_taken_is_one_line_of_strict_json(raw: bytes) -> None:

@@ -76,16 +76,13 @@ class Protocol(HttpToolsProtocol):
         self._unset_deadline()
         self._is_between = self._is_header_there = False
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_header_there:  # a trailer is none of it
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         self._dry_bytes = 0
         self._is_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if self._is_offer:
             return
         super().on_headers_complete()
+        self.headers = []  # a trailer is none of the request's
         self._is_header_there = True
         if self.app_state.get("draining"):
             self.cycle.keep_alive = False
