@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator
-from typing import Final
 
 import zstandard
 
@@ -21,8 +21,6 @@ from netwatch.storage.files import Files
 from netwatch.storage.frame import Ending, FrameReader
 from netwatch.storage.layout import SegmentId
 from netwatch.storage.segment import RECEIVED_AT
-
-_WRITE_BYTES: Final = 1024 * 1024
 
 
 @dataclasses.dataclass
@@ -52,18 +50,19 @@ def line_id(line: bytes | bytearray) -> int:
 
 
 def find_leftovers(files: Files) -> list[Leftover]:
-    """The open segments that no live writer holds, locked; what interrupted recoveries wrote of others is removed."""
+    """The open segments that no live writer holds, locked; what interrupted recoveries wrote is removed."""
     names = files.names(layout.OPEN)
     leftovers = []
     for name in names:
         segment_id = layout.open_segment(name)
         if segment_id and (fd := files.open_locked(segment_id.open_path)) is not None:
             leftovers.append(Leftover(segment_id, fd))
-    remaining = set(files.names(layout.OPEN))
+    ours = {leftover.id for leftover in leftovers}
+    others = {layout.open_segment(name) for name in files.names(layout.OPEN)} - ours
     for name in names:
-        stale = layout.recovering_segment(name)
-        if stale and stale.open_path.rpartition("/")[2] not in remaining:
-            files.delete(stale.recovering_path)
+        interrupted = layout.recovering_segment(name)
+        if interrupted and interrupted not in others:
+            files.delete(interrupted.recovering_path)
     return leftovers
 
 
@@ -77,6 +76,7 @@ def recover(files: Files, leftover: Leftover, compression_level: int) -> Recover
         path = leftover.id.sealed_path(first[RECEIVED_AT].decode())
         lines = itertools.chain([first], lines)
         if files.exists(path):
+            files.sync_directory(os.path.dirname(path))  # who published it may have died before the name was durable
             ids, is_prefix = _compare(files, lines, path)
         else:
             ids = _write(files, leftover.id, lines, path, compression_level)
