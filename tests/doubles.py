@@ -182,7 +182,7 @@ class Disk:
         if self._is_dead:
             raise Killed
         if isinstance(about, int):
-            about = os.path.relpath(os.readlink(f"/proc/self/fd/{about}"), self.root)
+            about = os.readlink(f"/proc/self/fd/{about}").removeprefix(str(self.root)).removeprefix("/")
         self.calls.append(f"{call} {about}")
         if len(self.calls) == self.kill_at:
             self._is_dead = True

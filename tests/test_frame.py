@@ -205,6 +205,14 @@ def test_row_07_a_flipped_bit_in_a_sealed_segment_is_found(sealed_segment: Made)
     assert meaningless < 8 * len(sealed_segment.content) / 50
 
 
+def test_row_07_a_wrong_checksum_of_the_frame_is_damage(sealed_segment: Made) -> None:
+    for offset in range(-4, 0):
+        content = bytearray(sealed_segment.content)
+        content[offset] ^= 1
+        found = read(bytes(content))
+        assert (found.lines, found.ending) == (sealed_segment.lines, Ending.DAMAGED)
+
+
 @pytest.mark.parametrize("bit", [17, 18, 19, 20])
 def test_row_07_a_block_larger_than_any_is_damage(bit: int, open_segment: Made) -> None:
     """No block holds more than 128 KiB: so large a size is no torn tail, though it reaches beyond the end."""

@@ -59,15 +59,17 @@ def new_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NewDis
     remove()
 
 
-def leave_leftover(disk: Disk) -> Client:
-    """A process commits twice and dies in the third commit, with half of it written. Who posted to it."""
+def leave_leftover(disk: Disk, *, is_torn: bool = True) -> Client:
+    """A process commits twice and dies in the third commit, half written (torn) or not synced. Who posted to it."""
     client = Client()
     store = made_store(disk.files)
     store.start(0.0)
     client.post(store, client.lines(2))
     client.post(store, client.lines(1))
     number = len(disk.calls) + 2  # after require_room's
-    disk.is_write_short, disk.fail, disk.kill_at = True, once(number), number + 1
+    if is_torn:
+        disk.is_write_short, disk.fail = True, once(number)
+    disk.kill_at = number + 1
     with contextlib.suppress(Killed):
         client.post(store, client.lines(2, filling=400))
     assert client.unknown
@@ -233,66 +235,48 @@ def test_row_05_a_kill_before_every_system_call_and_a_power_cut_later(
             restart_and_audit(disk, client)
 
 
-def recover(disk: Disk) -> None:
-    """Start, and see the leftovers removed in the end."""
+def start(disk: Disk) -> None:
+    """Recover what was left."""
     store = made_store(disk.files)
     store.start(0.0)
     assert store.is_recovered
-    store.tend(LATER_S)
 
 
 def test_row_25_killed_in_recovery_again_and_again(new_disk: NewDisk) -> None:
     disk = new_disk()
-    client = leave_leftover(disk)
-    number = 1
-    disk.kill_at = 1
-    while die(lambda: made_store(disk.files).start(0.0)):
+    client = leave_leftover(disk, is_torn=False)
+    number = disk.kill_at = 1
+    while die(lambda: start(disk)):
         disk.kill()
         number += 1
         disk.kill_at = number
-    assert number > 20
+    assert number > 30
     disk.kill()
     restart_and_audit(disk, client)
-    assert len(sealed_files(disk.root)) == 2  # what was left, and what was resent
+    assert len(sealed_files(disk.root)) == 1, "what is resent stands in the leftover"
 
 
-def test_row_25_killed_in_recovery_and_in_the_next(new_disk: NewDisk, full_sweeps: bool, thinned: Thinned) -> None:
+@pytest.mark.parametrize("is_power_cut", [False, True])
+def test_row_25_a_crash_in_recovery_and_in_the_next(
+    is_power_cut: bool, new_disk: NewDisk, full_sweeps: bool, thinned: Thinned
+) -> None:
     disk = new_disk()
-    leave_leftover(disk)
-    calls = calls_of(recover, disk)
+    leave_leftover(disk, is_torn=False)
+    calls = calls_of(start, disk)
     pairs = list(itertools.product(range(1, len(calls) + 1), repeat=2))
-    chosen = pairs if full_sweeps else pairs[::17]
-    thinned(len(pairs), len(chosen), "pairs of kills in two recoveries")
-    for first, second in chosen:
+    chosen = pairs if full_sweeps else pairs[::13]
+    thinned(len(pairs), len(chosen), "pairs of crashes in two recoveries")
+    for pair in chosen:
         disk = new_disk()
-        client = leave_leftover(disk)
-        with said_at(first, calls):
-            disk.kill_at = first
-            assert die(lambda: recover(disk))  # noqa: B023 - called at once
-            client.unknown = client.unknown if first < len(calls) - 4 else b""
-            disk.kill()
-            disk.kill_at = second
-            die(lambda: recover(disk))  # noqa: B023 - called at once
-            disk.kill()
-            restart_and_audit(disk, client)
-
-
-def test_row_25_power_cut_in_recovery_and_in_the_next(new_disk: NewDisk, full_sweeps: bool, thinned: Thinned) -> None:
-    disk = new_disk()
-    leave_leftover(disk)
-    calls = calls_of(recover, disk)
-    pairs = list(itertools.product(range(1, len(calls) + 1), repeat=2))
-    chosen = pairs if full_sweeps else pairs[::19]
-    thinned(len(pairs), len(chosen), "pairs of power cuts in two recoveries")
-    for first, second in chosen:
-        disk = new_disk()
-        client = leave_leftover(disk)
-        with said_at(first, calls):
-            for number in (first, second):
+        client = leave_leftover(disk, is_torn=False)
+        with said_at(pair[0], calls):
+            for number in pair:
                 disk.kill_at = number
-                die(lambda: recover(disk))  # noqa: B023 - called at once
-                dead = disk
-                disk = new_disk(lambda root: dead.after_power_cut(root, "zeros", are_deletions_kept=True))  # noqa: B023
+                die(lambda: start(disk))  # noqa: B023 - called at once
+                if is_power_cut:
+                    dead = disk
+                    disk = new_disk(lambda root: dead.after_power_cut(root, "zeros", are_deletions_kept=True))  # noqa: B023
+                disk.kill()
             restart_and_audit(disk, client)
 
 
