@@ -68,8 +68,8 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "a line's checksum is not checked": (
         FRAME,
-        "if not is_whole(line):",
-        "if False:",
+        "if is_checked else None\n",
+        "if False else None\n",
         [
             "test_frame.py::test_row_07_a_flipped_bit_is_found",
             "test_frame.py::test_row_07_a_line_with_a_wrong_checksum_ends_the_reading",
@@ -119,8 +119,8 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "rule 2: the ids are not remembered": (
         STORE,
-        "not any(recovery.line_id(line) in ids for ids in known)",
-        "True",
+        "if not any(line[ID] in ids for ids in known)",
+        "if True",
         [
             "test_store.py::test_rule_2_ids_of_a_leftover_are_remembered",
             "test_storage_faults.py::test_row_04_a_kill_before_every_system_call",
@@ -143,8 +143,8 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "rule 3: a sealed file is not compared": (
         RECOVERY,
-        "return ids, is_prefix and next(lines, None) is None",
-        "return ids, True",
+        "return ids, is_prefix\n",
+        "return ids, True\n",
         ["test_recovery.py::test_rule_3_a_leftover_that_is_no_prefix_of_what_was_sealed_is_set_aside"],
     ),
     "rule 3: the name does not follow from the segment": (

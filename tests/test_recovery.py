@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import subprocess
@@ -61,8 +62,8 @@ def recover(disk: Disk) -> Recovered:
         disk.files.close(leftover.fd)
 
 
-def ids(lines: bytes) -> set[int]:
-    return {recovery.line_id(line) for line in lines.splitlines()}
+def ids(lines: bytes) -> set[bytes]:
+    return {json.loads(line)["id"].encode() for line in lines.splitlines()}
 
 
 def test_whole_lines_are_sealed(disk: Disk) -> None:
@@ -176,6 +177,29 @@ def test_rule_3_a_leftover_that_is_no_prefix_of_what_was_sealed_is_set_aside(oth
     assert recovered.ids == ids(made_lines(0, 3))
     assert (disk.root / ID.quarantine_path).read_bytes() == content
     assert everything(disk.root / "reports") == before
+
+
+def test_rule_3_lines_are_compared_whatever_blocks_they_stand_in(disk: Disk) -> None:
+    """The leftover has a block a commit, the sealed file one for each 128 KiB of lines."""
+    groups = [made_lines(number, 1, filling=number * 1000) for number in range(30)]
+    path = leave(disk, *groups)
+    recover(disk)
+    content, stored = path.read_bytes(), ids(b"".join(groups))
+    for size in range(0, len(content) + 1, 97):
+        path.write_bytes(content[:size])
+        recovered = recover(disk)
+        assert recovered.quarantined is None, size
+        assert recovered.ids == (stored if recovered.path else set()), size
+    for changed in (0, 1, 15, 29):
+        path.unlink()
+        leave(disk, *groups[:changed], made_lines(99, 1, filling=changed * 1000), *groups[changed + 1 :])
+        recovered = recover(disk)
+        (disk.root / ID.quarantine_path).unlink()
+        assert (recovered.ids, recovered.path) == (stored, SEALED)
+    path.unlink()
+    leave(disk, *groups, made_line(99))
+    assert recover(disk).quarantined == ID.quarantine_path
+    assert sealed_lines(disk.root) == b"".join(groups).splitlines()
 
 
 def test_row_07_a_sealed_file_that_was_damaged_keeps_its_leftover(disk: Disk) -> None:
