@@ -367,7 +367,8 @@ class Inbox:
         if is_new and link.id:
             for predecessor in [other for other in self._links if other.id == link.id and other is not link]:
                 self._close(predecessor)
-                self._whole = deque(batch for batch in self._whole if batch.link is not predecessor)
+            # also of one that hung up before: its resend would be a second copy
+            self._whole = deque(batch for batch in self._whole if batch.link.id != link.id)
         if is_whole and link.batch:
             number, outcome, _ = self._answered.get(link.id, (0, STORED, 0.0))
             if link.batch.number == number:
