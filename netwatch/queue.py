@@ -224,7 +224,7 @@ class _Broken(Exception):
 
 
 def _holds_lines(batch: Batch) -> bool:
-    """Whether it can be stored without harm to the writer: both its ends look right, and every line of a resend is whole.
+    """Whether it can do the writer no harm: both its ends look right, and every line of a resend is whole.
 
     A resend's ids are read. That a fresh batch's lines are whole is its worker's part: to check it here would double
     what the writer spends on NDJSON.
