@@ -42,7 +42,7 @@ def lines_of(count: int = 1, padding: int = 0) -> bytes:
     return b"".join(make_lines(count, "x" * padding))
 
 
-def commits(house: WriterHouse) -> int:
+def open_bytes(house: WriterHouse) -> int:
     """How many bytes the open segments have."""
     return sum(path.stat().st_size for path in house.open_files())
 
@@ -99,7 +99,7 @@ def test_row_23_what_is_no_line_does_not_end_the_writer(house: WriterHouse) -> N
     writer = house.start()  # it has a leftover: resent ids are compared
     for is_resend in (False, True):
         for garbage in (b"\xff" * 300, b'{"id":"' + b"\xff" * 300 + b'"}\n', b"\n", b'{"id":"x"}\n'):
-            bad = house.link()
+            bad = house.link(timeout_s=5)
             bad.send(1, garbage, is_resend=is_resend)
             if not (garbage == b'{"id":"x"}\n' and not is_resend):  # looks right at both ends
                 bad.wait_closed()
@@ -155,8 +155,7 @@ def test_request_is_one_commit(house: WriterHouse) -> None:
     lines = lines_of(10_000)
     assert link.store(1, lines) == "stored"
     link.close()
-    calls = calls_before_ack(log, 1)
-    assert [name for name, _ in calls] == ["write", "fdatasync"], calls
+    assert calls_since_last_sent(log, 1) == ["write", "fdatasync"]
     assert_stored_once(house, writer, lines)
 
 
@@ -172,19 +171,22 @@ def traced(log: Path) -> list[tuple[str, str]]:
     return [(match[1], match[2]) for match in matches if match]
 
 
-def calls_before_ack(log: Path, number: int) -> list[tuple[str, str]]:
-    """The calls between the ack of batch ``number`` and what was sent before it, heartbeats or the writer's start."""
+def calls_before(log: Path, number: int) -> list[str]:
+    """The calls before the ack of batch ``number``; what was sent before it stands there as ``sendto``."""
     ack = re.compile(_ACK_OF.format(number))
-    wait_until(lambda: any(name == "sendto" and ack.match(rest) for name, rest in traced(log)), "the ack in the trace")
-    calls: list[tuple[str, str]] = []
-    for name, rest in traced(log):
-        if name == "sendto":
-            if ack.match(rest):
-                return calls
-            calls = []
-        else:
-            calls.append((name, rest))
-    raise AssertionError("no ack")
+
+    def position() -> int:
+        calls = enumerate(traced(log))
+        return next((place for place, (name, rest) in calls if name == "sendto" and ack.match(rest)), -1)
+
+    wait_until(lambda: position() >= 0, "the ack in the trace")
+    return [name for name, _ in traced(log)[: position()]]
+
+
+def calls_since_last_sent(log: Path, number: int) -> list[str]:
+    """The calls between the ack of batch ``number`` and what was sent before it: a heartbeat or another ack."""
+    calls = calls_before(log, number)
+    return calls[len(calls) - calls[::-1].index("sendto") :]
 
 
 def test_rule_1_append_then_sync_then_answer_then_seal(house: WriterHouse) -> None:
@@ -195,8 +197,7 @@ def test_rule_1_append_then_sync_then_answer_then_seal(house: WriterHouse) -> No
     assert link.store(1, lines_of()) == "stored"
     wait_until(lambda: bool(house.sealed_files()), "the sealed file")
     ack = re.compile(_ACK_OF.format(1))
-    before = [name for name, _ in calls_before_ack(log, 1)]
-    assert before == ["write", "fdatasync"]
+    assert calls_since_last_sent(log, 1) == ["write", "fdatasync"]
     names = ["ack" if name == "sendto" and ack.match(rest) else name for name, rest in traced(log)]
     after = [name for name in names[names.index("ack") + 1 :] if name != "sendto"]
     assert [name.removesuffix("at").removesuffix("at2") for name in after[:3]] == ["write", "fdatasync", "rename"]
@@ -216,7 +217,7 @@ def killed_at_the_ack(house: WriterHouse, link_id: bytes, lines: bytes) -> None:
             link.ack(1)
         assert writer.wait() == -signal.SIGKILL
         link.close()
-        if commits(house) or house.sealed_files():
+        if open_bytes(house) or house.sealed_files():
             return
         assert attempt < 5
 
@@ -350,10 +351,13 @@ def test_rule_6_batch_read_but_not_committed_is_stored_once(house: WriterHouse) 
     sent = [lines_of(padding=KIB) for _ in range(2 * greeted)]
     for link, lines in zip(links, sent[:greeted], strict=True):
         assert link.store(1, lines) == "stored"
-    for link, lines in zip(links, sent[greeted:], strict=True):
-        link.send(2, lines)  # the first is taken alone, the others wait in one turn while it is synced
+    before_bytes = open_bytes(house)
+    links[0].send(2, sent[greeted])
+    wait_until(lambda: open_bytes(house) > before_bytes, "the first to be written, so that it is being synced")
+    for link, lines in zip(links[1:], sent[greeted + 1 :], strict=True):
+        link.send(2, lines)
     assert [link.ack(2) for link in links[:2]] == ["stored"] * 2
-    links[-1].close()  # it was read with the second
+    links[-1].close()  # its batch was read with the second's, and waits for two others to be synced
     back = house.link(links[-1].id)
     assert back.store(2, sent[-1], is_resend=True) == "stored"
     assert [link.ack(2) for link in links[2:-1]] == ["stored"] * (greeted - 3)
@@ -373,7 +377,7 @@ def test_rule_7_segment_given_up_is_recovered_before_the_next_group(house: Write
     assert link.store(1, kept) == "stored"
     assert link.store(2, refused) == ("disk_full" if error == "ENOSPC" else "disk_error")
     assert link.store(3, fresh) == "stored"
-    calls = [name for name, _ in calls_before_ack(log, 3)]  # recovery: sync, rename; then the next group: sync
+    calls = calls_since_last_sent(log, 3)  # recovery: sync, rename; then the next group: sync
     assert calls[0] == calls[2] == "fdatasync"
     assert calls[1].startswith("rename")
     assert len(calls) == 3
@@ -469,23 +473,24 @@ def test_row_02_writer_killed_at_every_system_call(
 
 @pytest.mark.parametrize("call", ["write", "fdatasync"])
 def test_request_of_10_000_reports_is_stored_whole_when_the_writer_dies_in_its_commit(
-    house: WriterHouse, call: str
+    house: WriterHouse, tmp_path: Path, call: str
 ) -> None:
     """Not at all, if it is killed before the write; whole, if before the sync: and never a part or a copy."""
-    log = house.data_dir.parent / "strace"
-    count = house.start(strace=["-o", str(log), "-e", f"trace={call}"]).wait_for("recovered")
-    wait_until(lambda: bool(count.events("writer_started")), "the start")
-    count.kill()
-    before = len([name for name, _ in traced(log) if name == call])
+    with writer_house(tmp_path / "untouched") as untouched:
+        log = tmp_path / "strace"
+        untouched.start(strace=["-o", str(log), "-e", f"trace={call},sendto"])
+        untouched.link().store(1, lines_of())
+        number = calls_before(log, 1).count(call)
     lines = lines_of(10_000)
-    inject = f"inject={call}:signal=KILL:when={before + 1}"
+    inject = f"inject={call}:signal=KILL:when={number}"
     first = house.start(strace=["-o", "/dev/null", "-e", inject]).wait_for("recovered")
     link = house.link()
     first_sent_s = time.monotonic()
-    with contextlib.suppress(ConnectionError):
-        link.send(1, lines, first_sent_s=first_sent_s)
+    link.send(1, lines, first_sent_s=first_sent_s)
+    with pytest.raises(EOFError):
+        link.ack(1)
     assert first.wait() == -signal.SIGKILL
-    assert bool(commits(house)) == (call == "fdatasync")
+    assert bool(open_bytes(house)) == (call == "fdatasync")
     writer = house.start().wait_for("recovered")
     assert len(house.sealed_lines().splitlines()) == (10_000 if call == "fdatasync" else 0)
     back = house.link(link.id)
