@@ -252,6 +252,26 @@ class Server:
         return sorted(line["report"]["clientId"] for line in self.stored())
 
 
+def read_answer(connection: socket.socket) -> Answer:
+    """Exactly one answer from a raw connection; raises ConnectionError when it ends before."""
+    start_s = time.monotonic()
+
+    def read(look: Callable[[bytes], int]) -> bytes:
+        data = b""
+        while missing := look(data):
+            more = connection.recv(missing)
+            if not more:
+                raise ConnectionError(f"closed after {data!r}")
+            data += more
+        return data
+
+    head = read(lambda data: not data.endswith(b"\r\n\r\n")).decode()
+    status, *lines = head.strip().split("\r\n")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    size = int(headers.get("content-length", "0"))
+    return Answer(int(status.split()[1]), headers, read(lambda data: size - len(data)), time.monotonic() - start_s)
+
+
 def report(client: str, *, padding_bytes: int = 0) -> dict[str, Any]:
     """A small valid report; ``padding_bytes`` of text that hardly compresses make it larger."""
     made: dict[str, Any] = {
