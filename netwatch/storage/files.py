@@ -104,10 +104,11 @@ class Files:
             return
 
     def make_directory(self, path: str) -> None:
-        """A new directory whose name is durable when this returns; no harm if it exists."""
+        """A new directory whose name is durable when this returns; no harm if it exists. A file there is an error."""
         try:
             os.mkdir(path, DIRECTORY_MODE, dir_fd=self._root)
         except FileExistsError:
+            os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root))
             return
         os.chmod(path, DIRECTORY_MODE, dir_fd=self._root)
         self.sync_directory(os.path.dirname(path))
