@@ -149,6 +149,8 @@ class Lines:
 
     def line(self, raw: bytes | msgspec.Raw, now_ns: int) -> bytes:
         """The report ``raw``, received at ``now_ns`` (ns since the epoch), as a line. Raises :class:`Rejected`."""
+        if len(raw) > 4 * self._max_report_bytes:  # no white space makes up for that, and decoding it would take long
+            raise self._too_large()
         report = encode_report(raw, self._max_depth)
         second, nanoseconds = divmod(now_ns, 1_000_000_000)
         if second != self._second:
@@ -157,8 +159,11 @@ class Lines:
         head = f'{{"id":"{new_id(now_ns)}","receivedAt":"{self._second_text}{nanoseconds // 1000:06d}'
         line = b"%b%b%b" % (head.encode(), self._middle, report)
         if len(line) > self._max_report_bytes:
-            raise Rejected("report_too_large", f"Send reports of at most {self._max_report_bytes} bytes as a line.")
+            raise self._too_large()
         return b'%b,"crc":"%08x"}\n' % (line, zlib.crc32(line))
+
+    def _too_large(self) -> Rejected:
+        return Rejected("report_too_large", f"Send reports of at most {self._max_report_bytes} bytes as a line.")
 
 
 def new_id(now_ns: int) -> str:

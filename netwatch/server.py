@@ -251,8 +251,12 @@ class Supervisor:
     def _be_writer(self, notify: Callable[[str], None]) -> None:
         from netwatch import writer
 
+        supervisor_pid = os.getppid()
         self._http.close()
-        sys.exit(0 if writer.run(self._settings, self._root, self._queue, notify) else 1)
+        is_clean = writer.run(self._settings, self._root, self._queue, notify)
+        if os.getppid() != supervisor_pid:  # it was killed, so nobody else tidies up
+            shutil.rmtree(os.path.dirname(self._queue.getsockname()), ignore_errors=True)
+        sys.exit(0 if is_clean else 1)
 
     def _be_gunicorn(self, notify: Callable[[str], None]) -> None:
         from netwatch.http import worker

@@ -52,16 +52,22 @@ class FrameReader:
 
     def lines(self) -> Iterator[bytes]:
         """The lines, each without its line feed."""
+        for lines in self.line_lists():
+            yield from lines
+
+    def line_lists(self, *, is_checked: bool = True) -> Iterator[list[bytes]]:
+        """The same, as many at a time as a block ends; only compared with others, they need not be ``is_checked``."""
         tail = b""
         good = 0
         with self._file, self._unreadable_is_damage():
             for content, end in self._contents():
                 *lines, tail = (tail + content).split(b"\n")
-                for line in lines:
-                    if not is_whole(line):
-                        self._end(good, self._broken_before(end))
-                        return
-                    yield line
+                wrong = next((n for n, line in enumerate(lines) if not is_whole(line)), None) if is_checked else None
+                if lines:
+                    yield lines[:wrong]
+                if wrong is not None:
+                    self._end(good, self._broken_before(end))
+                    return
                 if not tail:
                     good = end
                 elif len(tail) > _MAX_LINE_BYTES:

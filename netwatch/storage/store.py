@@ -12,6 +12,7 @@ from typing import Final
 
 from netwatch import log
 from netwatch.errors import Overloaded
+from netwatch.reports import ID
 from netwatch.storage import layout, recovery
 from netwatch.storage.files import Files
 from netwatch.storage.frame import Ending
@@ -77,7 +78,7 @@ class Store:
         """Those of the resent ``lines`` that no leftover holds."""
         known = [leftover.recovered.ids for leftover in self._leftovers if leftover.recovered]
         return b"".join(
-            line for line in lines.splitlines(keepends=True) if not any(recovery.line_id(line) in ids for ids in known)
+            line for line in bytes(lines).splitlines(keepends=True) if not any(line[ID] in ids for ids in known)
         )
 
     def require_room(self) -> None:
