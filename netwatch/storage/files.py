@@ -105,11 +105,11 @@ class Files:
             return
 
     def make_directory(self, path: str) -> None:
-        """A directory whose name is durable when this returns; no harm if it exists."""
+        """A directory whose name is durable when this returns; no harm if it exists. A file there is an error."""
         try:
             os.mkdir(path, DIRECTORY_MODE, dir_fd=self._root)
-        except FileExistsError:
-            pass  # who made it may have died before it was durable
+        except FileExistsError:  # who made it may have died before it was durable
+            os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root))
         else:
             os.chmod(path, DIRECTORY_MODE, dir_fd=self._root)
         self.sync_directory(os.path.dirname(path))
