@@ -41,8 +41,8 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "a day's directory that stands is not synced": (
         FILES,
-        "        except FileExistsError:\n            pass  # who made it may have died before it was durable\n",
-        "        except FileExistsError:\n            return\n",
+        "            os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root))\n",
+        "            return\n",
         [
             "test_files.py::test_row_05_what_another_left_without_a_sync_is_synced",
             "test_storage_faults.py::test_row_05_a_kill_before_every_system_call_and_a_power_cut_later",

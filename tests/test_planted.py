@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -12,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import planted_storage
+from tests import planted_queue, planted_storage
 
 ROOT = Path(__file__).parents[1]
 
-PLANTED = dict(planted_storage.PLANTED)
-if importlib.util.find_spec("tests.planted_queue"):
-    PLANTED |= importlib.import_module("tests.planted_queue").PLANTED
+PLANTED = planted_storage.PLANTED | planted_queue.PLANTED
 
 RUN = """
 import sys
