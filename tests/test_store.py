@@ -460,8 +460,8 @@ def test_row_24_two_stores_on_one_directory(disk: Disk) -> None:
         one.tend(0.0)
         two.tend(0.0)
         one.seal("asked")
-    three = started(disk)  # takes nothing from the living
-    assert three.missing(made_lines(0, 8)) == made_lines(0, 8)
+    three = started(disk)  # takes nothing from the living, but knows what stands there
+    assert three.missing(made_lines(0, 8)) == b"".join(made_line(number) for number in range(0, 8, 2))
     for store in (three, one, two):
         assert store.close(1.0)
     assert sorted(sealed_lines(disk.root)) == made_lines(0, 8).splitlines()
@@ -474,6 +474,9 @@ def test_row_24_each_leftover_is_recovered_by_one(disk: Disk) -> None:
     disk.kill()
     one, two = started(disk), started(disk)
     assert one.missing(made_lines(0, 3)) == b""
+    assert two.missing(made_lines(0, 3)) == b""  # the workers of the dead may be its own
+    two.tend(KEEP_LEFTOVER_S)
+    assert two.missing(made_lines(0, 3)) == made_lines(0, 3)  # nothing from then can be resent any more
     assert two.close(1.0)
     assert len(sealed_files(disk.root)) == 1
     assert one.close(1.0)

@@ -45,7 +45,10 @@ class Recovered:
 
 
 def find_leftovers(files: Files) -> list[Leftover]:
-    """The open segments that no live writer holds, locked; what interrupted recoveries wrote is removed."""
+    """The open segments that no live writer holds, locked; what interrupted recoveries wrote is removed.
+
+    Raises OSError when one cannot be opened: without its ids a resend could be stored twice.
+    """
     names = files.names(layout.OPEN)
     leftovers = []
     for name in names:
@@ -59,6 +62,23 @@ def find_leftovers(files: Files) -> list[Leftover]:
         if interrupted and interrupted not in others:
             files.delete(interrupted.recovering_path)
     return leftovers
+
+
+def ids_held_by_others(files: Files, ours: Iterable[Leftover]) -> set[bytes]:
+    """The ids in the open segments of other writers: one may be recovering what a writer of our workers left."""
+    held = {layout.open_segment(name) for name in files.names(layout.OPEN)} - {leftover.id for leftover in ours}
+    ids = set[bytes]()
+    for segment_id in held - {None}:
+        assert segment_id
+        try:
+            fd = files.open_for_reading(segment_id.open_path)
+        except OSError:  # sealed meanwhile, so its writer lives and answers for itself
+            continue
+        try:
+            ids.update(line[ID] for line in FrameReader(fd).lines())
+        finally:
+            files.close(fd)
+    return ids
 
 
 def recover(files: Files, leftover: Leftover, compression_level: int) -> Recovered:

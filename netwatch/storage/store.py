@@ -61,6 +61,8 @@ class Store:
         self._segment: Segment | None = None
         self._ahead: Segment | None = None
         self._leftovers: list[Leftover] = []
+        self._others_ids = set[bytes]()
+        self._forget_others_at_s = 0.0
         self._recovery = _Backoff()
         self._opening = _Backoff()
 
@@ -70,6 +72,8 @@ class Store:
             self._files.make_directory(directory)
         self._prove()
         self._leftovers = recovery.find_leftovers(self._files)
+        self._others_ids = recovery.ids_held_by_others(self._files, self._leftovers)
+        self._forget_others_at_s = now_s + KEEP_LEFTOVER_S
         self._tend_leftovers(now_s)
         self._open_ahead(now_s)
 
@@ -91,8 +95,8 @@ class Store:
         return all(leftover.recovered for leftover in self._leftovers)
 
     def missing(self, lines: bytes | bytearray) -> bytes:
-        """Those of the resent ``lines`` that no leftover holds."""
-        known = [leftover.recovered.ids for leftover in self._leftovers if leftover.recovered]
+        """Those of the resent ``lines`` that no leftover holds, nor another server that may be recovering ours."""
+        known = [leftover.recovered.ids for leftover in self._leftovers if leftover.recovered] + [self._others_ids]
         return b"".join(
             line for line in bytes(lines).splitlines(keepends=True) if not any(line[ID] in ids for ids in known)
         )
@@ -129,6 +133,8 @@ class Store:
         elif self._segment and now_s - self._segment.first_at_s >= self._seal_after_s:
             self.seal("age")
         self._tend_leftovers(now_s)
+        if now_s >= self._forget_others_at_s:
+            self._others_ids = set()
         if self._ahead is None and now_s >= self._opening.at_s:
             self._open_ahead(now_s)
 
