@@ -340,7 +340,7 @@ def test_answered_batch_is_not_resent(run: Callable[[Main], None], path: str) ->
 
 
 def test_ack_sent_just_before_the_writer_died_is_read(run: Callable[[Main], None], path: str) -> None:
-    """Also with a part of the next batch unread by the writer, which turns the end of the link into a reset."""
+    """Also when something was left unread, which turns the end of the link into a reset."""
 
     async def main() -> None:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

