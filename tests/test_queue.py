@@ -990,7 +990,7 @@ def test_row_13_frozen_writer_is_refused_at_the_deadline_and_goes_on(
         link = Link(house.path, batch_bytes=256 * KIB, ack_timeout_s=0.3)
         link.open()
         await link.store(line())
-        writer.signal(signal.SIGSTOP)
+        writer.freeze()
         before_bytes = writer.rss_bytes()
         for _ in range(4):
             for stored in [link.store(line(KIB * 16)) for _ in range(64)]:

@@ -535,9 +535,9 @@ def test_term_takes_what_links_still_send_and_ends_with_the_last(house: WriterHo
 
 @pytest.mark.parametrize("frozen_s", [0.0, 1.1 * HEARTBEAT_S])
 def test_term_takes_a_link_that_has_not_been_accepted_yet(house: WriterHouse, frozen_s: float) -> None:
-    """Also when the time of its wait was over as the signal came: select() returns then without having looked."""
-    writer = house.start().wait_for("recovered")
-    writer.signal(signal.SIGSTOP)
+    """Also when the time of its wait is over as the signal comes: select() returns then without having looked."""
+    writer = house.start().wait_for("recovered").wait_idle()
+    writer.freeze()
     sent = [lines_of() for _ in range(3)]
     links = [house.link(timeout_s=5) for _ in sent]
     for link, lines in zip(links, sent, strict=True):
