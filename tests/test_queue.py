@@ -340,7 +340,7 @@ def test_answered_batch_is_not_resent(run: Callable[[Main], None], path: str) ->
 
 
 def test_ack_sent_just_before_the_writer_died_is_read(run: Callable[[Main], None], path: str) -> None:
-    """Also with a part of the next batch unread by the writer, which turns the end of the link into a reset."""
+    """Also when something was left unread, which turns the end of the link into a reset."""
 
     async def main() -> None:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -990,7 +990,7 @@ def test_row_13_frozen_writer_is_refused_at_the_deadline_and_goes_on(
         link = Link(house.path, batch_bytes=256 * KIB, ack_timeout_s=0.3)
         link.open()
         await link.store(line())
-        writer.signal(signal.SIGSTOP)
+        writer.freeze()
         before_bytes = writer.rss_bytes()
         for _ in range(4):
             for stored in [link.store(line(KIB * 16)) for _ in range(64)]:

@@ -31,7 +31,7 @@ from netwatch.settings import Settings
 from netwatch.storage.files import open_data_directory
 
 data_dir, listener, news, settings = sys.argv[1:]
-os.write(int(news), b"pid %d\\n" % os.getpid())
+os.writev(int(news), [b"pid %d\\n" % os.getpid()])  # not write(), which tests count
 queue = socket.socket(fileno=int(listener))
 chosen = Settings(data_dir=Path(data_dir), **json.loads(settings))
 try:
@@ -128,10 +128,32 @@ class WriterProcess:
         return self.events(name)[0]
 
     def rss_bytes(self) -> int:
+        """Its memory."""
+        return int(self._status("VmRSS")) * 1024
+
+    def wait_idle(self) -> WriterProcess:
+        """Return when it has waited for something for 50 ms."""
+        seen: list[tuple[float, str]] = [(0.0, "")]
+
+        def is_idle() -> bool:
+            switches = self._status("voluntary_ctxt_switches")
+            if switches != seen[-1][1] or self._status("State") != "S":
+                seen.append((time.monotonic(), switches))
+            return time.monotonic() - seen[-1][0] > 0.05
+
+        wait_until(is_idle, "the writer to be idle")
+        return self
+
+    def freeze(self) -> None:
+        """SIGSTOP it; it stands still when this returns."""
+        self.signal(signal.SIGSTOP)
+        wait_until(lambda: self._status("State") == "T", "the writer to stand still")
+
+    def _status(self, member: str) -> str:
         status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+([0-9]+) kB", status)
+        found = re.search(rf"^{member}:\s+(\S+)", status, re.MULTILINE)
         assert found
-        return int(found[1]) * 1024
+        return found[1]
 
     def close(self) -> None:
         if self._process.poll() is None:
