@@ -21,6 +21,8 @@ ID: Final = slice(7, 43)
 
 _LINE_START: Final = b'{"id":"'
 _CRC_BYTES: Final = len(b',"crc":"01234567"}')
+_WIDEST: Final = 2
+"""A report may be this many times larger as it is sent than as a line: for white space and escapes."""
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -107,25 +109,29 @@ def _encode_slowly(raw: bytes | msgspec.Raw, max_depth: int) -> bytes:
         msgspec.convert(value, Report)
     except msgspec.ValidationError as error:
         raise _explained(error) from None
-    _check(value, max_depth, "")
     for host in value["hosts"]:
         for sample in host["history"]:
             if isinstance(sample.get("latency"), int):
                 sample["latency"] = float(sample["latency"])
+    _check(value, max_depth)
     return _encode(value)
 
 
-def _check(value: object, levels: int, pointer: str) -> None:
+def _check(value: dict[str, Any] | list[Any], levels: int) -> None:
     """Demand that readers can take ``value``: at most ``levels`` levels, and integers of 64 bits."""
-    if isinstance(value, int):
-        if not _INT_MIN <= value <= _INT_MAX:
-            raise Rejected("number_out_of_range", "Send integers from -2^63 to 2^64-1.", pointer)
-    elif isinstance(value, dict | list):
-        if not levels:
-            raise Rejected("too_deep", "Nest less deeply.", pointer)
-        for key, member in value.items() if isinstance(value, dict) else enumerate(value):
-            if isinstance(member, int | dict | list):
-                _check(member, levels - 1, f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}")
+    if not levels:
+        raise Rejected("too_deep", "Nest less deeply.")
+    for key, member in value.items() if type(value) is dict else enumerate(value):
+        kind = type(member)
+        try:  # a pointer is made on the way out, only where it is needed
+            if kind is int:
+                if not _INT_MIN <= member <= _INT_MAX:
+                    raise Rejected("number_out_of_range", "Send integers from -2^63 to 2^64-1.")
+            elif (kind is dict or kind is list) and (member or levels == 1):
+                _check(member, levels - 1)
+        except Rejected as error:
+            error.pointer = f"/{str(key).replace('~', '~0').replace('/', '~1')}{error.pointer}"
+            raise
 
 
 def _explained(error: msgspec.ValidationError) -> Rejected:
@@ -149,7 +155,7 @@ class Lines:
 
     def line(self, raw: bytes | msgspec.Raw, now_ns: int) -> bytes:
         """The report ``raw``, received at ``now_ns`` (ns since the epoch), as a line. Raises :class:`Rejected`."""
-        if len(raw) > 4 * self._max_report_bytes:  # no white space makes up for that, and decoding it would take long
+        if len(raw) > _WIDEST * self._max_report_bytes:  # before it is decoded: that costs many times its size
             raise self._too_large()
         report = encode_report(raw, self._max_depth)
         second, nanoseconds = divmod(now_ns, 1_000_000_000)
@@ -158,7 +164,7 @@ class Lines:
             self._second = second
         head = f'{{"id":"{new_id(now_ns)}","receivedAt":"{self._second_text}{nanoseconds // 1000:06d}'
         line = b"%b%b%b" % (head.encode(), self._middle, report)
-        if len(line) > self._max_report_bytes:
+        if len(line) + _CRC_BYTES > self._max_report_bytes:
             raise self._too_large()
         return b'%b,"crc":"%08x"}\n' % (line, zlib.crc32(line))
 

@@ -6,7 +6,11 @@ bounded before they are read.
 
 from __future__ import annotations
 
-from typing import Final
+import functools
+import itertools
+import re
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 from falcon.asgi import Request
@@ -16,6 +20,9 @@ from netwatch.errors import Overloaded, Refused
 TAKEN: Final = ("application/json", "application/x-ndjson", "application/ndjson", "application/jsonl", "text/plain")
 _NDJSON: Final = frozenset(TAKEN[1:4])
 _WHITE: Final = b" \t\r\n"
+
+_LINES: Final = re.compile(rb"[^\s][^\n]*")
+"""Each line that is not blank, from its first character."""
 
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -66,7 +73,7 @@ async def read(req: Request, size: int) -> bytes:
 
 
 async def read_chunked(req: Request, in_flight: InFlight, taken: list[int], max_body_bytes: int) -> bytes:
-    """The whole body of a chunked request; what it takes in flight is added to ``taken``.
+    """The whole body of a chunked request; what it takes in flight is added to ``taken[0]``.
 
     The server's protocol says in the ASGI state whether the last chunk came: without it, a body that was cut off would
     look like a whole one.
@@ -76,7 +83,7 @@ async def read_chunked(req: Request, in_flight: InFlight, taken: list[int], max_
         if len(body) + len(chunk) > max_body_bytes:
             raise too_large(max_body_bytes)
         in_flight.take(len(chunk))
-        taken.append(len(chunk))
+        taken[0] += len(chunk)
         body += chunk
     if not req.scope["state"].get("body_complete"):
         raise _incomplete()
@@ -96,21 +103,61 @@ def media_type(req: Request) -> str:
     return kind
 
 
-def split(body: bytes, kind: str) -> list[bytes] | list[msgspec.Raw]:
-    """The reports of a body, each still undecoded. Raises :class:`Refused` if there is none or the array is broken."""
+def split(body: bytes, kind: str, max_reports: int) -> list[bytes] | list[msgspec.Raw]:
+    """The reports of a body, each still undecoded, at most ``max_reports``.
+
+    Raises :class:`Refused` if there is none, if there are more, or if the array is broken. A body of millions of tiny
+    reports is refused before it is taken apart: each would need many times its size.
+    """
     if kind in _NDJSON:
-        lines = [line for line in body.split(b"\n") if line and not line.isspace()]
-        if not lines:
-            raise Refused("empty_body", "Send at least one report.")
-        return lines
+        return _split_lines(body, max_reports)
     start = body[:64].lstrip(_WHITE) or body.lstrip(_WHITE)
     if not start:
-        raise Refused("empty_body", "Send at least one report.")
+        raise _empty()
     if start[:1] != b"[":
         return [body]
     try:
+        if body.count(b",") >= max_reports:
+            _demand_at_most(max_reports, body)
         return _decode_array(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Refused("invalid_json", f"Send valid JSON: {error}.") from None
     except RecursionError:
         raise Refused("too_deep", "The body is nested too deeply.") from None
+
+
+def _split_lines(body: bytes, max_reports: int) -> list[bytes]:
+    if body.count(b"\n") < max_reports:
+        lines = [line for line in body.split(b"\n") if line and not line.isspace()]
+    else:
+        lines = [match[0] for match in itertools.islice(_LINES.finditer(body), max_reports + 1)]
+        if len(lines) > max_reports:
+            raise _too_many(max_reports)
+    if not lines:
+        raise _empty()
+    return lines
+
+
+def _demand_at_most(count: int, array: bytes) -> None:
+    if _decode_first(count + 1)(array).last is not None:
+        raise _too_many(count)
+
+
+@functools.lru_cache(maxsize=1)
+def _decode_first(count: int) -> Callable[[bytes], Any]:
+    """Decodes the first ``count`` elements of an array, and skips the others, which then take no memory."""
+    members = [*(f"_{number}" for number in range(count - 1)), "last"]
+    first = msgspec.defstruct("First", [(member, msgspec.Raw, None) for member in members], array_like=True)
+    return msgspec.json.Decoder(first).decode
+
+
+def _empty() -> Refused:
+    return Refused("empty_body", "Send at least one report.")
+
+
+def _too_many(max_reports: int) -> Refused:
+    return Refused(
+        "too_many_reports",
+        f"Send at most {max_reports} reports in a request; split it.",
+        members={"limit": max_reports},
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterable
 
 import zstandard
@@ -44,18 +45,19 @@ class Recovered:
 
 
 def find_leftovers(files: Files) -> list[Leftover]:
-    """The open segments that no live writer holds, locked; what interrupted recoveries wrote of others is removed."""
+    """The open segments that no live writer holds, locked; what interrupted recoveries wrote is removed."""
     names = files.names(layout.OPEN)
     leftovers = []
     for name in names:
         segment_id = layout.open_segment(name)
         if segment_id and (fd := files.open_locked(segment_id.open_path)) is not None:
             leftovers.append(Leftover(segment_id, fd))
-    remaining = set(files.names(layout.OPEN))
+    ours = {leftover.id for leftover in leftovers}
+    others = {layout.open_segment(name) for name in files.names(layout.OPEN)} - ours
     for name in names:
-        stale = layout.recovering_segment(name)
-        if stale and stale.open_path.rpartition("/")[2] not in remaining:
-            files.delete(stale.recovering_path)
+        interrupted = layout.recovering_segment(name)
+        if interrupted and interrupted not in others:
+            files.delete(interrupted.recovering_path)
     return leftovers
 
 
@@ -69,6 +71,7 @@ def recover(files: Files, leftover: Leftover, compression_level: int) -> Recover
         path = leftover.id.sealed_path(first[0][RECEIVED_AT].decode())
         line_lists = itertools.chain([first], line_lists)
         if files.exists(path):
+            files.sync_directory(os.path.dirname(path))  # who published it may have died before the name was durable
             ids, is_prefix = _compare(files, line_lists, path)
         else:
             ids = _write(files, leftover.id, line_lists, path, compression_level)
