@@ -233,7 +233,7 @@ class Storm:
         """Runs in a thread of its own; when it returns, a server is up, or a failure says why not."""
         next_s = time.monotonic() + self._every_s
         while self.kills.total() < self._kills_total and not self._over.wait(max(0.0, next_s - time.monotonic())):
-            next_s = max(next_s + self._every_s, time.monotonic())
+            next_s = time.monotonic() + self._every_s  # never sooner after a late one, which would meet a backoff
             if self._server.wait_ready():
                 self.strike(self._rng.choice(TARGETS) if self._kind == "mix" else self._kind)
             else:
