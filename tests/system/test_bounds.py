@@ -136,8 +136,8 @@ def freeze_writer(serve: Serve, frozen_s: float) -> None:
 def test_row_13_a_frozen_writer_costs_bounded_memory_and_no_acked_report(
     serve: Serve, thinned: Callable[[int, int, str], None]
 ) -> None:
-    thinned(30, 6, "seconds that the writer is frozen")
-    freeze_writer(serve, 6)
+    thinned(30, 5, "seconds that the writer is frozen")
+    freeze_writer(serve, 5)
 
 
 @pytest.mark.soak
@@ -226,8 +226,8 @@ def grow(serve: Serve, tmp_path: Path, warm_s: float, whole_s: float) -> dict[st
 def test_memory_does_not_grow_grossly_in_seconds_of_load(
     serve: Serve, tmp_path: Path, thinned: Callable[[int, int, str], None]
 ) -> None:
-    thinned(300, 8, "seconds of load in which memory may not grow")
-    grown = grow(serve, tmp_path, 3, 8)
+    thinned(300, 6, "seconds of load in which memory may not grow")
+    grown = grow(serve, tmp_path, 3, 6)
     assert max(grown.values()) <= 1.25, grown
 
 

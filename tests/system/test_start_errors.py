@@ -151,7 +151,7 @@ def test_flags_stand_over_the_environment_over_the_file_over_defaults(make_serve
     assert {line["server"] for line in server.stored()} == {"flag"}
 
 
-@pytest.mark.timeout(40)
+@pytest.mark.soak
 def test_row_18_a_port_that_stays_in_use_is_given_up_after_10_s(make_server: Serve) -> None:
     server = make_server()
     with socket.create_server(("127.0.0.1", server.port)):

@@ -66,7 +66,7 @@ def kill_while_posting(
 def test_row_02_a_request_of_10000_is_one_200_when_the_writer_is_killed_in_the_middle(
     serve: Serve, full_sweeps: bool, thinned: Callable[[int, int, str], None]
 ) -> None:
-    rounds_total = 40 if full_sweeps else 8
+    rounds_total = 40 if full_sweeps else 5
     thinned(40, rounds_total, "moments at which the writer is killed in a request of 10 000")
     server = serve("--workers", "1")
 
@@ -92,7 +92,7 @@ def test_row_04_a_request_of_10000_is_stored_whole_or_not_at_all_when_all_is_kil
     serve: Serve, full_sweeps: bool, thinned: Callable[[int, int, str], None]
 ) -> None:
     """There is no resend here: what a commit left of it is recovered whole, or cut off whole."""
-    rounds_total = 40 if full_sweeps else 8
+    rounds_total = 40 if full_sweeps else 5
     thinned(40, rounds_total, "moments at which all is killed in a request of 10 000")
     server = serve("--workers", "1")
     answers = kill_while_posting(server, rounds_total, server.kill, server.start)
