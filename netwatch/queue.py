@@ -25,6 +25,7 @@ from collections import deque
 from typing import Final, cast
 
 from netwatch.errors import Overloaded
+from netwatch.reports import is_whole
 
 STORED: Final = "stored"
 _OUTCOMES: Final = (STORED, "disk_full", "disk_error", "recovering", "unknown")
@@ -40,6 +41,10 @@ _BATCH: Final = struct.Struct("<IQQB")
 _ACK: Final = struct.Struct("<QB")
 _RESEND: Final = 1
 _READ_BYTES: Final = 64 * 1024
+_LINE_START: Final = b'{"id":"'
+_LINE_END: Final = b'"}\n'
+_ASCII_BYTES: Final = 86
+"""A line begins with so many bytes that are ASCII whatever was reported."""
 _REMEMBER_S: Final = 60.0
 _MAX_RECONNECT_S: Final = 0.5
 
@@ -218,6 +223,19 @@ class _Broken(Exception):
     """A link that is closed by its worker, or that does not speak our format."""
 
 
+def _holds_lines(batch: Batch) -> bool:
+    """Whether it can do the writer no harm: both its ends look right, and every line of a resend is whole.
+
+    A resend's ids are read. That a fresh batch's lines are whole is its worker's part: to check it here would double
+    what the writer spends on NDJSON.
+    """
+    if batch.is_resend:
+        *lines, rest = bytes(batch.lines).split(b"\n")
+        return not rest and all(map(is_whole, lines))
+    head = batch.lines[:_ASCII_BYTES]
+    return head.startswith(_LINE_START) and head.isascii() and batch.lines.endswith(_LINE_END)
+
+
 class _Connection:
     """The writer's end of one link."""
 
@@ -274,6 +292,8 @@ class _Connection:
         if self._filled < len(self._body):
             return False
         self._body = memoryview(b"")
+        if self._head or not _holds_lines(self.batch):
+            raise _Broken
         return True
 
     def send(self, number: int, outcome: str) -> None:
@@ -367,7 +387,8 @@ class Inbox:
         if is_new and link.id:
             for predecessor in [other for other in self._links if other.id == link.id and other is not link]:
                 self._close(predecessor)
-                self._whole = deque(batch for batch in self._whole if batch.link is not predecessor)
+            # also of one that hung up before: its resend would be a second copy
+            self._whole = deque(batch for batch in self._whole if batch.link.id != link.id)
         if is_whole and link.batch:
             number, outcome, _ = self._answered.get(link.id, (0, STORED, 0.0))
             if link.batch.number == number:

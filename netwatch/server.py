@@ -56,6 +56,7 @@ class _Child:
         self.name = name
         self._main = main
         self._process: BaseProcess | None = None
+        self._starts_total = 0
         self._started_at_s = 0.0
         self._backoff_s = _FIRST_BACKOFF_S
         self.start_at_s = 0.0
@@ -83,6 +84,7 @@ class _Child:
 
     def start(self) -> None:
         """Fork it. Signals wait meanwhile, so that none meets a child with its parent's handlers."""
+        self._starts_total += 1
         self.news, theirs = _fork.Pipe(duplex=False)
         parent_pid = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOP_SIGNALS, signal.SIGUSR1))
@@ -105,7 +107,10 @@ class _Child:
         try:
             self._main(notify)
         except StartError as error:
-            print(f"netwatch: {error}", file=sys.stderr, flush=True)
+            if self._starts_total == 1:  # an operator waits for it
+                print(f"netwatch: {error}", file=sys.stderr, flush=True)
+            else:
+                log.error("start_failed", child=self.name, error=str(error))
             sys.exit(error.exit_code)
 
     def signal(self, number: int) -> None:
@@ -246,8 +251,12 @@ class Supervisor:
     def _be_writer(self, notify: Callable[[str], None]) -> None:
         from netwatch import writer
 
+        supervisor_pid = os.getppid()
         self._http.close()
-        sys.exit(0 if writer.run(self._settings, self._root, self._queue, notify) else 1)
+        is_clean = writer.run(self._settings, self._root, self._queue, notify)
+        if os.getppid() != supervisor_pid:  # it was killed, so nobody else tidies up
+            shutil.rmtree(os.path.dirname(self._queue.getsockname()), ignore_errors=True)
+        sys.exit(0 if is_clean else 1)
 
     def _be_gunicorn(self, notify: Callable[[str], None]) -> None:
         from netwatch.http import worker

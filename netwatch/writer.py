@@ -45,6 +45,7 @@ class Writer:
     def run(self) -> bool:
         """The loop; False if something had to be left: a link, or a segment for the next start to recover."""
         while True:
+            stop_at_s = self._stop_at_s  # a wait that the signal has cut short may not have looked at the links
             group = self._inbox.receive(self._timeout_s(time.monotonic()))
             if group:
                 self._commit(group)
@@ -54,7 +55,7 @@ class Writer:
                 self._store.seal("asked")
             self._store.tend(now_s)
             self._beat(now_s)
-            if self._stop_at_s and (not self._inbox or now_s >= self._stop_at_s):
+            if stop_at_s and (not self._inbox or now_s >= stop_at_s):
                 is_drained = not self._inbox
                 self._inbox.close()
                 return self._store.close(time.monotonic()) and is_drained

@@ -21,7 +21,14 @@ ROWS = [
     ["netwatch.writer"],
     ["netwatch.queue"],
     ["netwatch.storage.*"],
-    ["netwatch.reports", "netwatch.settings", "netwatch.metrics", "netwatch.errors"],
+    [
+        "netwatch.reports",
+        "netwatch.settings",
+        "netwatch.metrics",
+        "netwatch.errors",
+        "netwatch.log",
+        "netwatch.process",
+    ],
     ["netwatch"],
 ]
 

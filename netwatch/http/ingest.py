@@ -50,14 +50,15 @@ class Reports:
         self._in_flight.take(size or 0)
         taken = [size or 0]
         try:
-            if size is None:
-                raw = await body.read_chunked(req, self._in_flight, taken, self._max_body_bytes)
-            else:
-                raw = await body.read(req, size)
             resp.content_type = "application/json"
-            resp.data = await self._store(body.split(raw, kind, self._max_reports))
+            resp.data = await self._store(body.split(await self._read(req, size, taken), kind, self._max_reports))
         finally:
             self._in_flight.give(taken[0])
+
+    async def _read(self, req: Request, size: int | None, taken: list[int]) -> bytes:
+        if size is None:
+            return await body.read_chunked(req, self._in_flight, taken, self._max_body_bytes)
+        return await body.read(req, size)
 
     async def _store(self, reports: list[bytes] | list[msgspec.Raw]) -> bytes:
         lines, errors, rejected = await self._make_lines(reports)
@@ -68,12 +69,15 @@ class Reports:
                 errors[0]["detail"] if len(reports) == 1 else "Nothing was stored; see errors.",
                 members={"rejected": rejected, "errors": errors},
             )
+        first_id, accepted = lines[0][ID].decode() if lines else None, len(lines)
         if lines:
-            await self._link.store(lines[0] if len(lines) == 1 else b"".join(lines))
+            stored = self._link.store(b"".join(lines))
+            del reports, lines  # nothing of the request is kept twice while it waits: the link has it
+            await stored
         return _encode(
             {
-                "id": lines[0][ID].decode() if lines else None,
-                "accepted": len(lines),
+                "id": first_id,
+                "accepted": accepted,
                 "duplicates": 0,
                 "rejected": rejected,
                 "durability": self._durability,

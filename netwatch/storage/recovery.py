@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
-from typing import Final
+import os
+from collections.abc import Iterable
 
 import zstandard
 
@@ -21,8 +21,6 @@ from netwatch.storage.files import Files
 from netwatch.storage.frame import Ending, FrameReader
 from netwatch.storage.layout import SegmentId
 from netwatch.storage.segment import RECEIVED_AT
-
-_WRITE_BYTES: Final = 1024 * 1024
 
 
 @dataclasses.dataclass
@@ -40,46 +38,63 @@ class Recovered:
     """What recovery found: the ids of the stored lines, the sealed file (None without a line), what was not usable."""
 
     path: str | None
-    ids: set[int]
+    ids: set[bytes]
     ending: Ending
     broken_bytes: int
     quarantined: str | None
 
 
-def line_id(line: bytes | bytearray) -> int:
-    """A line's id as a number, which takes less memory than its text."""
-    return int(line[ID].replace(b"-", b""), 16)
-
-
 def find_leftovers(files: Files) -> list[Leftover]:
-    """The open segments that no live writer holds, locked; what interrupted recoveries wrote of others is removed."""
+    """The open segments that no live writer holds, locked; what interrupted recoveries wrote is removed.
+
+    Raises OSError when one cannot be opened: without its ids a resend could be stored twice.
+    """
     names = files.names(layout.OPEN)
     leftovers = []
     for name in names:
         segment_id = layout.open_segment(name)
         if segment_id and (fd := files.open_locked(segment_id.open_path)) is not None:
             leftovers.append(Leftover(segment_id, fd))
-    remaining = set(files.names(layout.OPEN))
+    ours = {leftover.id for leftover in leftovers}
+    others = {layout.open_segment(name) for name in files.names(layout.OPEN)} - ours
     for name in names:
-        stale = layout.recovering_segment(name)
-        if stale and stale.open_path.rpartition("/")[2] not in remaining:
-            files.delete(stale.recovering_path)
+        interrupted = layout.recovering_segment(name)
+        if interrupted and interrupted not in others:
+            files.delete(interrupted.recovering_path)
     return leftovers
+
+
+def ids_held_by_others(files: Files, ours: Iterable[Leftover]) -> set[bytes]:
+    """The ids in the open segments of other writers: one may be recovering what a writer of our workers left."""
+    held = {layout.open_segment(name) for name in files.names(layout.OPEN)} - {leftover.id for leftover in ours}
+    ids = set[bytes]()
+    for segment_id in held - {None}:
+        assert segment_id
+        try:
+            fd = files.open_for_reading(segment_id.open_path)
+        except OSError:  # sealed meanwhile, so its writer lives and answers for itself
+            continue
+        try:
+            ids.update(line[ID] for line in FrameReader(fd).lines())
+        finally:
+            files.close(fd)
+    return ids
 
 
 def recover(files: Files, leftover: Leftover, compression_level: int) -> Recovered:
     """Bring the leftover's whole lines into a sealed file, durably. Raises OSError; it can be called again then."""
     reader = FrameReader(leftover.fd)
-    lines = reader.lines()
-    first = next(lines, None)
-    path, ids, is_prefix = None, set[int](), True
+    line_lists = reader.line_lists()
+    first = next((lines for lines in line_lists if lines), None)
+    path, ids, is_prefix = None, set[bytes](), True
     if first is not None:
-        path = leftover.id.sealed_path(first[RECEIVED_AT].decode())
-        lines = itertools.chain([first], lines)
+        path = leftover.id.sealed_path(first[0][RECEIVED_AT].decode())
+        line_lists = itertools.chain([first], line_lists)
         if files.exists(path):
-            ids, is_prefix = _compare(files, lines, path)
+            files.sync_directory(os.path.dirname(path))  # who published it may have died before the name was durable
+            ids, is_prefix = _compare(files, line_lists, path)
         else:
-            ids = _write(files, leftover.id, lines, path, compression_level)
+            ids = _write(files, leftover.id, line_lists, path, compression_level)
     quarantined = None
     if reader.ending is Ending.DAMAGED or not is_prefix:
         quarantined = leftover.id.quarantine_path
@@ -93,17 +108,19 @@ def dispose(files: Files, leftover: Leftover) -> None:
     files.close(leftover.fd)
 
 
-def _write(files: Files, segment_id: SegmentId, lines: Iterator[bytes], path: str, compression_level: int) -> set[int]:
+def _write(
+    files: Files, segment_id: SegmentId, line_lists: Iterable[list[bytes]], path: str, compression_level: int
+) -> set[bytes]:
     """Seal the lines under ``path``; their ids."""
     temporary = segment_id.recovering_path
     files.delete(temporary)
-    ids = set()
+    ids = set[bytes]()
     fd = files.create(temporary)
     try:
         frame = zstandard.ZstdCompressor(level=compression_level, write_checksum=True).compressobj()
-        for line in lines:
-            ids.add(line_id(line))
-            if compressed := frame.compress(line + b"\n"):
+        for lines in line_lists:
+            ids.update([line[ID] for line in lines])
+            if compressed := frame.compress(_joined(lines)):
                 files.append(fd, compressed)
         files.append(fd, frame.flush())
         files.sync(fd)
@@ -117,15 +134,28 @@ def _write(files: Files, segment_id: SegmentId, lines: Iterator[bytes], path: st
     return ids
 
 
-def _compare(files: Files, lines: Iterator[bytes], path: str) -> tuple[set[int], bool]:
-    """The ids in the sealed file ``path``, and whether ``lines`` are a prefix of its lines."""
+def _compare(files: Files, line_lists: Iterable[list[bytes]], path: str) -> tuple[set[bytes], bool]:
+    """The ids in the sealed file ``path``, and whether the lines are a prefix of its lines."""
     fd = files.open_for_reading(path)
     try:
-        ids = set()
-        is_prefix = True
-        for sealed in FrameReader(fd).lines():
-            ids.add(line_id(sealed))
-            is_prefix = is_prefix and next(lines, sealed) == sealed
-        return ids, is_prefix and next(lines, None) is None
+        ids = set[bytes]()
+        sealed_lists = FrameReader(fd).line_lists(is_checked=False)
+        sealed, position, is_prefix = b"", 0, True
+        for lines in line_lists:
+            text = _joined(lines)
+            while len(sealed) - position < len(text) and (more := next(sealed_lists, None)) is not None:
+                ids.update([line[ID] for line in more])
+                sealed, position = sealed[position:] + _joined(more), 0
+            if not sealed.startswith(text, position):
+                is_prefix = False
+                break
+            position += len(text)
+        for more in sealed_lists:
+            ids.update([line[ID] for line in more])
+        return ids, is_prefix
     finally:
         files.close(fd)
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    return b"\n".join([*lines, b""])

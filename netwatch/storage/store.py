@@ -12,6 +12,7 @@ from typing import Final
 
 from netwatch import log
 from netwatch.errors import Overloaded
+from netwatch.reports import ID
 from netwatch.storage import layout, recovery
 from netwatch.storage.files import Files
 from netwatch.storage.frame import Ending
@@ -26,6 +27,22 @@ KEEP_LEFTOVER_S: Final = 15.0
 _RETRY_S: Final = 0.1
 _MAX_RETRY_S: Final = 5.0
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class _Backoff:
+    """When to try again what failed: at ``at_s``, and after each failure later."""
+
+    def __init__(self) -> None:
+        self.at_s = 0.0
+        self._wait_s = _RETRY_S
+
+    def failed(self, now_s: float) -> None:
+        self.at_s = now_s + self._wait_s
+        self._wait_s = min(self._wait_s * 2, _MAX_RETRY_S)
+
+    def reset(self) -> None:
+        self.at_s = 0.0
+        self._wait_s = _RETRY_S
 
 
 class Store:
@@ -44,8 +61,10 @@ class Store:
         self._segment: Segment | None = None
         self._ahead: Segment | None = None
         self._leftovers: list[Leftover] = []
-        self._retry_s = _RETRY_S
-        self._retry_at_s = 0.0
+        self._others_ids = set[bytes]()
+        self._forget_others_at_s = 0.0
+        self._recovery = _Backoff()
+        self._opening = _Backoff()
 
     def start(self, now_s: float) -> None:
         """Make the folders, prove that files can be created, synced, renamed, deleted; recover. Raises OSError."""
@@ -53,6 +72,8 @@ class Store:
             self._files.make_directory(directory)
         self._prove()
         self._leftovers = recovery.find_leftovers(self._files)
+        self._others_ids = recovery.ids_held_by_others(self._files, self._leftovers)
+        self._forget_others_at_s = now_s + KEEP_LEFTOVER_S
         self._tend_leftovers(now_s)
         self._open_ahead(now_s)
 
@@ -74,15 +95,19 @@ class Store:
         return all(leftover.recovered for leftover in self._leftovers)
 
     def missing(self, lines: bytes | bytearray) -> bytes:
-        """Those of the resent ``lines`` that no leftover holds."""
-        known = [leftover.recovered.ids for leftover in self._leftovers if leftover.recovered]
+        """Those of the resent ``lines`` that no leftover holds, nor another server that may be recovering ours."""
+        known = [leftover.recovered.ids for leftover in self._leftovers if leftover.recovered] + [self._others_ids]
         return b"".join(
-            line for line in lines.splitlines(keepends=True) if not any(recovery.line_id(line) in ids for ids in known)
+            line for line in bytes(lines).splitlines(keepends=True) if not any(line[ID] in ids for ids in known)
         )
 
     def require_room(self) -> None:
         """Raise :class:`Overloaded` while the disk is below its reserve or refuses to give us a file."""
-        if self._files.free_bytes() < self._min_free_bytes:
+        try:
+            free_bytes = self._files.free_bytes()
+        except OSError as error:
+            raise Overloaded("disk_error", f"The disk failed: {error.strerror}; try again later.") from error
+        if free_bytes < self._min_free_bytes:
             raise Overloaded("disk_full", "The disk is below its reserve; try again later.", retry_after_s=10)
         if not self._segment and not self._ahead:
             raise Overloaded("disk_error", "The disk refuses a new file; try again later.", retry_after_s=5)
@@ -108,7 +133,9 @@ class Store:
         elif self._segment and now_s - self._segment.first_at_s >= self._seal_after_s:
             self.seal("age")
         self._tend_leftovers(now_s)
-        if self._ahead is None and now_s >= self._retry_at_s:
+        if now_s >= self._forget_others_at_s:
+            self._others_ids = set()
+        if self._ahead is None and now_s >= self._opening.at_s:
             self._open_ahead(now_s)
 
     def due_in_s(self, now_s: float) -> float:
@@ -116,8 +143,10 @@ class Store:
         due_s = [leftover.delete_at_s for leftover in self._leftovers]
         if self._segment:
             due_s.append(self._segment.first_at_s + self._seal_after_s)
-        if not self._ahead or not self.is_recovered:
-            due_s.append(self._retry_at_s)
+        if not self._ahead:
+            due_s.append(self._opening.at_s)
+        if not self.is_recovered:
+            due_s.append(self._recovery.at_s)
         return max(min(due_s, default=float("inf")) - now_s, 0.0)
 
     def seal(self, reason: str) -> None:
@@ -141,26 +170,38 @@ class Store:
     def close(self, now_s: float) -> bool:
         """Seal everything at the end of a drain; False if something had to be left for the next start."""
         self.seal("drain")
-        self._retry_at_s = 0.0
+        self._recovery.reset()
         self._tend_leftovers(now_s)
-        if self._ahead:
-            self._ahead.discard()
-            self._ahead = None
         for leftover in [leftover for leftover in self._leftovers if leftover.recovered]:
             self._dispose(leftover, now_s)
-        return not self._leftovers
+        is_ahead_left = bool(self._ahead) and not self._discard_ahead()
+        return not self._leftovers and not is_ahead_left
+
+    def _discard_ahead(self) -> bool:
+        ahead, self._ahead = self._ahead, None
+        assert ahead
+        try:
+            ahead.discard()
+        except OSError as error:
+            log.warning("segment_kept", segment=str(ahead.id), error=str(error))
+            return False
+        return True
 
     def _give_up(self, segment: Segment, event: str, error: OSError) -> None:
         log.error(event, segment=str(segment.id), error=str(error))
         self._segment = None
         self._leftovers.append(Leftover(segment.id, segment.fd))
-        self._retry_at_s = 0.0
+        self._recovery.reset()
 
     def _tend_leftovers(self, now_s: float) -> None:
-        is_retry_due = now_s >= self._retry_at_s
-        for leftover in list(self._leftovers):
-            if not leftover.recovered and is_retry_due:
+        unrecovered = [leftover for leftover in self._leftovers if not leftover.recovered]
+        if unrecovered and now_s >= self._recovery.at_s:
+            self._recovery.failed(now_s)  # until the last of them says otherwise
+            for leftover in unrecovered:
                 self._recover(leftover, now_s)
+            if all(leftover.recovered for leftover in unrecovered):
+                self._recovery.reset()
+        for leftover in list(self._leftovers):
             if leftover.recovered and now_s >= leftover.delete_at_s:
                 self._dispose(leftover, now_s)
 
@@ -168,8 +209,9 @@ class Store:
         try:
             recovered = recovery.recover(self._files, leftover, self._compression_level)
         except OSError as error:
-            self._back_off(now_s)
-            log.error("recovery_failed", segment=str(leftover.id), error=str(error), retry_s=self._retry_s)
+            log.error(
+                "recovery_failed", segment=str(leftover.id), error=str(error), retry_s=self._recovery.at_s - now_s
+            )
             return
         leftover.recovered = recovered
         leftover.delete_at_s = now_s + KEEP_LEFTOVER_S if recovered.ids else now_s
@@ -198,11 +240,7 @@ class Store:
         try:
             self._ahead = Segment(self._files, SegmentId(self._instance, self._number), self._compression_level)
         except OSError as error:
-            self._back_off(now_s)
-            log.error("open_failed", error=str(error), retry_s=self._retry_s)
+            self._opening.failed(now_s)
+            log.error("open_failed", error=str(error), retry_s=self._opening.at_s - now_s)
         else:
-            self._retry_s = _RETRY_S
-
-    def _back_off(self, now_s: float) -> None:
-        self._retry_at_s = now_s + self._retry_s
-        self._retry_s = min(self._retry_s * 2, _MAX_RETRY_S)
+            self._opening.reset()

@@ -1,0 +1,58 @@
+"""README.rst is the manual: each setting, error and command stands in it, and nothing stands there that is gone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from netwatch import cli
+from netwatch.errors import ERRORS
+from netwatch.settings import FIELDS
+
+README = (Path(__file__).parent.parent / "README.rst").read_text("utf-8")
+
+
+def section(title: str) -> str:
+    """The text under the heading ``title``."""
+    match = re.search(rf"^{re.escape(title)}\n-+\n(.*?)(?=^[^\n]+\n-{{3,}}\n|\Z)", README, re.MULTILINE | re.DOTALL)
+    assert match, f"README.rst has no section {title}"
+    return match[1]
+
+
+def rows(text: str) -> dict[str, str]:
+    """The first cell of each table row, without its backquotes, and the rest of its first line."""
+    return dict(re.findall(r"^``([^`]+)``\s{2,}(.*)$", text, re.MULTILINE))
+
+
+def test_every_setting_stands_with_its_default() -> None:
+    documented = rows(section("Settings"))
+    assert list(documented) == list(FIELDS)
+    for name, field in FIELDS.items():
+        if (default := field.metadata["default_text"]) is not None:
+            assert re.match(rf"{re.escape(default)}\s", documented[name]), f"{name} is {default}"
+
+
+def test_every_error_stands_with_its_status_and_title() -> None:
+    documented = {code: tuple(rest.split(maxsplit=1)) for code, rest in rows(section("Errors")).items()}
+    assert documented == {code: (str(status), title) for code, (status, title) in ERRORS.items()}
+
+
+def test_every_command_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
+    documented = [name.partition(" ")[2] for name in rows(section("Commands")) if name.startswith("netwatch ")]
+    assert sorted(documented) == sorted(commands)
+
+
+def test_every_script_that_is_named_exists() -> None:
+    root = Path(__file__).parent.parent
+    for script in set(re.findall(r"\bscripts/\w+", README)):
+        assert (root / script).exists(), script
+
+
+def test_it_is_valid_restructuredtext() -> None:
+    docutils = pytest.importorskip("docutils.core")
+    docutils.publish_string(README, writer="null", settings_overrides={"halt_level": 2, "report_level": 2})
