@@ -55,11 +55,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from netwatch import server
-
     flags = {name: value for name, value in vars(args).items() if name in settings.FIELDS}
     config = args.config or (Path(os.environ["NETWATCH_CONFIG"]) if os.environ.get("NETWATCH_CONFIG") else None)
-    return server.serve(settings.load(flags, os.environ, config))
+    chosen = settings.load(flags, os.environ, config)
+
+    from netwatch import server
+
+    return server.serve(chosen)
 
 
 def _cat(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from netwatch import log, process
@@ -71,16 +71,16 @@ class Writer:
         now_s = time.monotonic()
         batches, lines = [], []
         for batch in group:
-            if not batch.is_resend:
-                lines.append(batch.lines)
-            elif now_s - batch.first_sent_s > RESEND_S:
+            if batch.is_resend and now_s - batch.first_sent_s > RESEND_S:
                 self._inbox.answer(batch, "unknown")
                 continue
-            elif not self._store.is_recovered:
-                self._inbox.answer(batch, "recovering")
+            try:
+                new = self._store.missing(batch.lines, batch.first_sent_s) if batch.is_resend else batch.lines
+            except Overloaded as error:
+                self._inbox.answer(batch, error.code)
                 continue
-            elif missing := self._store.missing(batch.lines):
-                lines.append(missing)
+            if new:
+                lines.append(new)
             batches.append(batch)
         outcome = STORED
         if lines:
@@ -106,8 +106,17 @@ class Writer:
             self._inbox.heartbeat(STORED)
 
 
-def run(settings: Settings, root: int, listener: socket.socket, notify: Callable[[str], None]) -> bool:
+def run(
+    settings: Settings,
+    root: int,
+    listener: socket.socket,
+    notify: Callable[[str], None],
+    instance: str,
+    deaths: Mapping[str, float],
+) -> bool:
     """Be the writer of the data directory open as ``root``, for the links that come in on ``listener``.
+
+    ``instance`` names this process in its files; ``deaths`` says when (monotonic) the writers before it died.
 
     Calls ``notify("recovered")`` when it takes batches and ``notify("linked")`` at the first link. SIGTERM drains,
     SIGUSR1 seals. Returns whether everything was sealed. Raises :class:`StartError` when it cannot start.
@@ -116,6 +125,8 @@ def run(settings: Settings, root: int, listener: socket.socket, notify: Callable
     os.umask(0o027)
     store = Store(
         Files(root),
+        instance=instance,
+        deaths=deaths,
         compression_level=settings.compression_level,
         seal_bytes=settings.seal_bytes,
         seal_after_s=settings.seal_after_s,

@@ -20,6 +20,7 @@ import pytest
 import zstandard
 
 from netwatch.errors import Overloaded
+from netwatch.storage import layout
 from netwatch.storage.files import Files
 from netwatch.storage.store import Store
 
@@ -45,7 +46,7 @@ def made_lines(first: int, count: int, **options: Any) -> bytes:
 def made_store(files: Files, **changes: Any) -> Store:
     """A store with the settings that the tests want, which never asks for room on the disk."""
     settings: dict[str, Any] = {"compression_level": 1, "seal_bytes": 4000, "seal_after_s": 60.0, "min_free_bytes": 0}
-    return Store(files, **(settings | changes))
+    return Store(files, **({"instance": layout.new_instance(), "deaths": {}} | settings | changes))
 
 
 class Killed(BaseException):
@@ -300,7 +301,7 @@ class Client:
     def resend(self, store: Store, now_s: float = 0.0) -> None:
         """Resend what got no answer, as a worker does that lost its link, and the writer takes it."""
         assert store.is_recovered
-        lines, missing = self.unknown, store.missing(self.unknown)
+        lines, missing = self.unknown, store.missing(self.unknown, 0.0)
         try:
             is_acked = not missing or self.post(store, missing, now_s)
         except Killed:

@@ -25,14 +25,14 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "a resend stored without looking for what is stored": (
         "writer.py",
-        "            elif missing := self._store.missing(batch.lines):\n                lines.append(missing)\n",
-        "            else:\n                lines.append(batch.lines)\n",
+        "self._store.missing(batch.lines, batch.first_sent_s) if batch.is_resend else batch.lines",
+        "batch.lines",
         ["test_writer.py::test_rule_1_writer_killed_as_it_answers_knows_the_resend"],
     ),
     "a resend dropped whole when a part of it is stored": (
         "writer.py",
-        "                lines.append(missing)\n",
-        "                if len(missing) == len(batch.lines):\n                    lines.append(missing)\n",
+        "            if new:\n",
+        "            if len(new) == len(batch.lines):\n",
         ["test_writer.py::test_resend_completes_a_batch_that_was_stored_in_part"],
     ),
     "rule 1: sealed before the answer": (
@@ -60,9 +60,9 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
         ["test_writer.py::test_rule_4_resend_older_than_ten_seconds_is_unknown"],
     ),
     "rule 5: a resend stored while a leftover's ids are not known": (
-        "writer.py",
-        "            elif not self._store.is_recovered:\n",
-        "            elif False:\n",
+        "storage/store.py",
+        "        if not self.is_recovered:\n            raise",
+        "        if False:\n            raise",
         ["test_writer.py::test_rule_5_resend_is_refused_while_a_leftover_is_not_recovered"],
     ),
     "rule 6: answers not remembered": (

@@ -56,8 +56,8 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "what is recovered is not synced": (
         RECOVERY,
-        "        files.sync(fd)\n        files.publish",
-        "        files.publish",
+        "        files.sync(fd)\n",
+        "",
         ["test_recovery.py::test_row_05_what_was_recovered_survives_a_power_cut"],
     ),
     "a sealed file that stands is taken for durable": (

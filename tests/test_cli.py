@@ -80,13 +80,7 @@ def test_nothing_heavy_is_loaded_for_a_word_of_help(arguments: list[str]) -> Non
     )
     loaded = set(shown.stdout.splitlines()[-1].split()[1:])
     assert "netwatch.cli" in loaded
-    # What the supervisor needs is loaded before the settings are looked at, but nothing that only its children need.
-    needed = (
-        {"multiprocessing", "msgspec", "netwatch.server", "netwatch.storage"} if "--workers=0" in arguments else set()
-    )
-    assert {
-        heavy for heavy in HEAVY - needed if any(f"{module}.".startswith(f"{heavy}.") for module in loaded)
-    } == set()
+    assert {heavy for heavy in HEAVY if any(f"{module}.".startswith(f"{heavy}.") for module in loaded)} == set()
 
 
 @pytest.mark.parametrize(
@@ -140,11 +134,11 @@ def test_cat_of_an_empty_data_directory_prints_nothing(tmp_path: Path) -> None:
 
 def test_cat_that_cannot_write_is_no_traceback(tmp_path: Path) -> None:
     from netwatch.storage.files import Files
-    from netwatch.storage.store import Store
+    from tests.doubles import made_store
 
     root = os.open(tmp_path, os.O_RDONLY)
     try:
-        store = Store(Files(root), compression_level=1, seal_bytes=10**6, seal_after_s=60.0, min_free_bytes=0)
+        store = made_store(Files(root), seal_bytes=10**6)
         store.start(0.0)
         from netwatch.reports import Lines
 

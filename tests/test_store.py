@@ -173,9 +173,9 @@ def test_rule_2_ids_of_a_leftover_are_remembered(disk: Disk) -> None:
     disk.kill()
     store = started(disk, 1.0)
     assert store.is_recovered
-    assert store.missing(made_lines(0, 3)) == b""
-    assert store.missing(bytearray(made_lines(2, 3))) == made_lines(3, 2)
-    assert store.missing(made_lines(7, 2)) == made_lines(7, 2)
+    assert store.missing(made_lines(0, 3), 0.0) == b""
+    assert store.missing(bytearray(made_lines(2, 3)), 0.0) == made_lines(3, 2)
+    assert store.missing(made_lines(7, 2), 0.0) == made_lines(7, 2)
 
 
 def test_rule_2_the_next_writer_needs_them_too(disk: Disk) -> None:
@@ -185,7 +185,7 @@ def test_rule_2_the_next_writer_needs_them_too(disk: Disk) -> None:
     for now_s in (1.0, 2.0, 1.0 + RESEND_S):
         disk.kill()
         store = started(disk, now_s)
-        assert store.missing(made_lines(0, 4)) == made_line(3)
+        assert store.missing(made_lines(0, 4), 0.0) == made_line(3)
     assert store.close(20.0)
     assert sealed_lines(disk.root) == made_lines(0, 3).splitlines()
 
@@ -249,7 +249,7 @@ def test_rule_5_fresh_batches_go_on_while_a_leftover_cannot_be_recovered(disk: D
     disk.fail = lambda _number, _call: None
     store.tend(now_s)
     assert store.is_recovered
-    assert store.missing(made_lines(0, 3)) == b""
+    assert store.missing(made_lines(0, 3), 0.0) == b""
     assert store.close(now_s)
     assert sorted(sealed_lines(disk.root)) == made_lines(0, 13).splitlines()
 
@@ -302,7 +302,7 @@ def test_rule_7_the_ids_of_a_segment_given_up_are_known(disk: Disk) -> None:
         store.commit([made_lines(2, 2)], 0.0)
     disk.fail = lambda _number, _call: None
     store.tend(0.0)
-    assert store.missing(made_lines(0, 2)) == b""
+    assert store.missing(made_lines(0, 2), 0.0) == b""
 
 
 # A failing disk
@@ -460,8 +460,10 @@ def test_row_24_two_stores_on_one_directory(disk: Disk) -> None:
         one.tend(0.0)
         two.tend(0.0)
         one.seal("asked")
+    sealed = sealed_files(disk.root)
     three = started(disk)  # takes nothing from the living, but knows what stands there
-    assert three.missing(made_lines(0, 8)) == b"".join(made_line(number) for number in range(0, 8, 2))
+    assert sealed_files(disk.root) == sealed
+    assert three.missing(made_lines(0, 8), 0.0) == b"".join(made_line(number) for number in range(0, 8, 2))
     for store in (three, one, two):
         assert store.close(1.0)
     assert sorted(sealed_lines(disk.root)) == made_lines(0, 8).splitlines()
@@ -473,10 +475,10 @@ def test_row_24_each_leftover_is_recovered_by_one(disk: Disk) -> None:
     store.commit([made_lines(0, 3)], 0.0)
     disk.kill()
     one, two = started(disk), started(disk)
-    assert one.missing(made_lines(0, 3)) == b""
-    assert two.missing(made_lines(0, 3)) == b""  # the workers of the dead may be its own
+    assert one.missing(made_lines(0, 3), 0.0) == b""
+    assert two.missing(made_lines(0, 3), 0.0) == b""  # the workers of the dead may be its own
     two.tend(KEEP_LEFTOVER_S)
-    assert two.missing(made_lines(0, 3)) == made_lines(0, 3)  # nothing from then can be resent any more
+    assert two.missing(made_lines(0, 3), 0.0) == made_lines(0, 3)  # nothing from then can be resent any more
     assert two.close(1.0)
     assert len(sealed_files(disk.root)) == 1
     assert one.close(1.0)

@@ -23,8 +23,8 @@ import pytest
 
 from netwatch.queue import Inbox
 from netwatch.storage.files import Files, open_data_directory
-from netwatch.storage.store import Store
 from netwatch.writer import HEARTBEAT_S, Writer
+from tests.doubles import made_store
 from tests.wire import RawLink, batch, ids, make_lines
 from tests.writer_process import DEADLINE_S, WriterHouse, WriterProcess, wait_until, writer_house
 
@@ -641,7 +641,7 @@ class InThread:
         self._listener.setblocking(False)
         self._wakeup, self._signalled = os.pipe()
         inbox = Inbox(self._listener, self._wakeup, max_batch_bytes=MIB, group_bytes=MIB)
-        store = Store(self.files, compression_level=1, seal_bytes=MIB, seal_after_s=60, min_free_bytes=MIB)
+        store = made_store(self.files, seal_bytes=MIB, min_free_bytes=MIB)
         store.start(time.monotonic())
         self._writer = Writer(inbox, store, drain_s=drain_s, on_link=lambda: None)
         self.is_clean: bool | None = None

@@ -40,7 +40,9 @@ def hello(link_id: bytes) -> bytes:
 
 def batch(number: int, lines: bytes, *, first_sent_s: float | None = None, is_resend: bool = False) -> bytes:
     """A batch as it is sent."""
-    first_sent_ns = time.monotonic_ns() if first_sent_s is None else int(first_sent_s * 1e9)
+    if first_sent_s is None:  # of a resend: a while ago, before the writer that it was sent to died
+        first_sent_s = time.monotonic() - (5 if is_resend else 0)
+    first_sent_ns = int(first_sent_s * 1e9)
     return BATCH.pack(len(lines), number, first_sent_ns, RESEND if is_resend else 0) + lines
 
 

@@ -29,6 +29,7 @@ from netwatch import writer
 from netwatch.errors import StartError
 from netwatch.settings import Settings
 from netwatch.storage.files import open_data_directory
+from netwatch.storage.layout import new_instance
 
 data_dir, listener, news, settings = sys.argv[1:]
 os.writev(int(news), [b"pid %d\\n" % os.getpid()])  # not write(), which tests count
@@ -36,7 +37,12 @@ queue = socket.socket(fileno=int(listener))
 chosen = Settings(data_dir=Path(data_dir), **json.loads(settings))
 try:
     is_clean = writer.run(
-        chosen, open_data_directory(chosen.data_dir), queue, lambda word: os.write(int(news), word.encode() + b"\\n")
+        chosen,
+        open_data_directory(chosen.data_dir),
+        queue,
+        lambda word: os.write(int(news), word.encode() + b"\\n"),
+        new_instance(),
+        {},
     )
 except StartError as error:
     print(f"netwatch: {error}", file=sys.stderr)

@@ -7,7 +7,7 @@ failed is given up to recovery before the next group is taken; a leftover goes o
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from netwatch import log
@@ -23,7 +23,7 @@ from netwatch.storage.segment import Segment
 RESEND_S: Final = 10.0
 """A batch may be resent this long after it was first sent."""
 KEEP_LEFTOVER_S: Final = 15.0
-"""A leftover is kept this long after the writer began to take batches: longer than anything in it can be resent."""
+"""A leftover is kept this long after its writer died: longer than anything in it can be resent."""
 _RETRY_S: Final = 0.1
 _MAX_RETRY_S: Final = 5.0
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -46,17 +46,30 @@ class _Backoff:
 
 
 class Store:
-    """The segments of one writer process, below the data directory of ``files``. Times are monotonic, in seconds."""
+    """The segments of one writer process, below the data directory of ``files``. Times are monotonic, in seconds.
+
+    ``instance`` names the process in its files, and ``deaths`` says when the writers died whose workers it has now:
+    what was first sent after that stands in nothing they left.
+    """
 
     def __init__(
-        self, files: Files, *, compression_level: int, seal_bytes: int, seal_after_s: float, min_free_bytes: int
+        self,
+        files: Files,
+        *,
+        instance: str,
+        deaths: Mapping[str, float],
+        compression_level: int,
+        seal_bytes: int,
+        seal_after_s: float,
+        min_free_bytes: int,
     ) -> None:
         self._files = files
         self._compression_level = compression_level
         self._seal_bytes = seal_bytes
         self._seal_after_s = seal_after_s
         self._min_free_bytes = min_free_bytes
-        self._instance = layout.new_instance()
+        self._instance = instance
+        self._deaths = deaths
         self._number = 0
         self._segment: Segment | None = None
         self._ahead: Segment | None = None
@@ -94,12 +107,28 @@ class Store:
         """Whether every leftover's ids are known: only then can a resent line be told from a new one."""
         return all(leftover.recovered for leftover in self._leftovers)
 
-    def missing(self, lines: bytes | bytearray) -> bytes:
-        """Those of the resent ``lines`` that no leftover holds, nor another server that may be recovering ours."""
-        known = [leftover.recovered.ids for leftover in self._leftovers if leftover.recovered] + [self._others_ids]
+    def missing(self, lines: bytes | bytearray, first_sent_s: float) -> bytes:
+        """Those of the resent ``lines`` that no leftover holds, nor another server that may be recovering ours.
+
+        Raises :class:`Overloaded` while that cannot be told.
+        """
+        if not self.is_recovered:
+            raise Overloaded("recovering", "What a crash left is not recovered yet; try again later.")
+        known = [self._ids(leftover) for leftover in self._leftovers if first_sent_s <= leftover.died_at_s]
+        known.append(self._others_ids)
         return b"".join(
             line for line in bytes(lines).splitlines(keepends=True) if not any(line[ID] in ids for ids in known)
         )
+
+    def _ids(self, leftover: Leftover) -> set[bytes]:
+        """The ids of what was recovered from the leftover, read when they are first needed."""
+        assert leftover.recovered
+        if leftover.recovered.ids is None:
+            try:
+                leftover.recovered.ids = recovery.sealed_ids(self._files, leftover.recovered)
+            except OSError as error:
+                raise Overloaded("recovering", f"What a crash left cannot be read: {error.strerror}.") from error
+        return leftover.recovered.ids
 
     def require_room(self) -> None:
         """Raise :class:`Overloaded` while the disk is below its reserve or refuses to give us a file."""
@@ -207,14 +236,19 @@ class Store:
 
     def _recover(self, leftover: Leftover, now_s: float) -> None:
         try:
-            recovered = recovery.recover(self._files, leftover, self._compression_level)
+            recovered = recovery.recover(
+                self._files, leftover, self._compression_level, is_ours=leftover.id.instance in self._deaths
+            )
         except OSError as error:
             log.error(
                 "recovery_failed", segment=str(leftover.id), error=str(error), retry_s=self._recovery.at_s - now_s
             )
             return
         leftover.recovered = recovered
-        leftover.delete_at_s = now_s + KEEP_LEFTOVER_S if recovered.ids else now_s
+        leftover.died_at_s = self._deaths.get(leftover.id.instance, now_s)
+        leftover.delete_at_s = now_s if recovered.ids == set() else leftover.died_at_s + KEEP_LEFTOVER_S
+        if recovered.ids is None:  # the writer before this one has said so
+            return
         if recovered.path or recovered.ending is not Ending.OPEN:
             (log.error if recovered.quarantined else log.info)(
                 "segment_recovered",
