@@ -7,6 +7,7 @@ as the queue and the writer keep it; strace kills the writer at a chosen system 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -279,16 +280,16 @@ def test_rule_5_resend_is_refused_while_a_leftover_is_not_recovered(house: Write
     link, lines = house.link(), lines_of(3)
     assert link.store(1, lines) == "stored"
     first.kill()
-    leftover = next(path for path in house.open_files() if path.stat().st_size)
-    in_the_way = leftover.with_suffix(".recovering")
-    in_the_way.mkdir()  # recovery cannot write there, whoever runs it
+    day = json.loads(lines.splitlines()[0])["receivedAt"][:10]
+    in_the_way = house.data_dir / "reports" / f"date={day}"
+    in_the_way.touch()  # recovery cannot publish anything there, whoever runs it
     writer = house.start()
     fresh = [lines_of(), lines_of()]
     other = house.link()
     assert other.store(1, fresh[0]) == "stored"
     assert house.link().store(1, lines, is_resend=True) == "recovering"
     assert other.store(2, fresh[1]) == "stored"
-    in_the_way.rmdir()
+    in_the_way.unlink()
 
     def is_answered() -> bool:
         return house.link().store(1, lines, is_resend=True) == "stored"  # by another link: refusals are remembered
