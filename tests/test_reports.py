@@ -236,7 +236,12 @@ json_values = st.recursive(
     max_leaves=12,
 )
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-extra = st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), json_values, max_size=3)
+OURS = {"clientId", "timestamp", "geo", "hosts", "name", "url", "status", "history", "t", "latency", "error"}
+extra = st.dictionaries(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=6).filter(lambda name: name not in OURS),
+    json_values,
+    max_size=3,
+)
 plain_samples = st.fixed_dictionaries(
     {"t": st.integers(-(2**63), 2**63 - 1)},
     optional={
