@@ -49,6 +49,14 @@ class Protocol(HttpToolsProtocol):
         self._unset_deadline()
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns None
+        """The client sends no more; what it sent whole is still answered, as far as the connection lets us (not TLS)."""
+        if not self._is_answering or self.scheme == "https":
+            return False
+        self._is_over = True
+        self.cycle.keep_alive = False
+        return True
+
     def data_received(self, data: bytes) -> None:
         """Parse it, in place of uvicorn's own method: that one loses the bodies of requests that offer an upgrade."""
         if self._is_over:

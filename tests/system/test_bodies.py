@@ -240,3 +240,14 @@ def test_row_19_a_stalled_body_is_closed_at_its_deadline(serve: Serve) -> None:
     assert wait_until(lambda: post(server, "after").status == 200, 5)
     server.stop()
     assert server.stored_clients() == ["after"]
+
+
+def test_a_client_that_sends_no_more_is_still_answered(serve: Serve) -> None:
+    server = serve("--workers", "1")
+    for number in range(5):
+        body = json.dumps(report(f"half-closed {number}")).encode()
+        with server.connect() as connection:
+            connection.sendall(JSON + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            connection.shutdown(socket.SHUT_WR)
+            assert read_answer(connection).status == 200
+            assert connection.recv(1) == b""
