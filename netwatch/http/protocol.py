@@ -50,7 +50,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns None
-        """The client sends no more; what it sent whole is still answered, as far as the connection lets us (not TLS)."""
+        """The client sends no more; what it sent whole is still answered, except over TLS, which has no half."""
         if not self._is_answering or self.scheme == "https":
             return False
         self._is_over = True
