@@ -128,7 +128,7 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "rule 2: a leftover is deleted at once": (
         STORE,
-        "now_s + KEEP_LEFTOVER_S if recovered.ids else now_s",
+        "now_s if recovered.ids == set() else leftover.died_at_s + KEEP_LEFTOVER_S",
         "now_s",
         [
             "test_store.py::test_rule_2_the_next_writer_needs_them_too",
