@@ -82,6 +82,7 @@ class Link(asyncio.Protocol):
     def open(self) -> None:
         """Begin to connect, and connect again whenever the link breaks, until :meth:`close`."""
         self._loop = asyncio.get_running_loop()
+        self._heard_at_s = self._loop.time()
         self._connecting = self._loop.create_task(self._connect())
 
     def store(self, lines: bytes) -> asyncio.Future[None]:
@@ -120,7 +121,6 @@ class Link(asyncio.Protocol):
         """Introduce the link, and send again what was not answered: whoever waits for it still wants it."""
         self._transport = cast(asyncio.WriteTransport, transport)
         self._received = b""
-        self._heard_at_s = self._loop.time()
         self._transport.write(_HELLO.pack(_MAGIC, self._id))
         if any(not request.stored.done() for request in self._in_flight):
             self._send(_RESEND)

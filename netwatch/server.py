@@ -38,7 +38,7 @@ _DRAIN_GRACE_S: Final = 6.0
 """A drain that takes this much longer than ``drain_timeout_s`` is ended with SIGKILL."""
 _STEADY_S: Final = 0.5
 """A child that ran this long is started again at once when it dies; one that dies sooner, more and more rarely."""
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 _UNSAFE_FILE_SYSTEMS: Final = {
     "tmpfs": "it is memory, and gone when the machine is",
     "ramfs": "it is memory, and gone when the machine is",
@@ -199,6 +199,7 @@ class Supervisor:
                 self._writer.signal(signal.SIGTERM)
             if now_s >= self._kill_at_s:
                 self._exit_code = 1
+                log.error("drain_cut_off", gunicorn=self._gunicorn.is_running, writer=self._writer.is_running)
                 self._gunicorn.signal(signal.SIGKILL)
                 self._writer.signal(signal.SIGKILL)
         elif self._is_writer_ready and not self._gunicorn.is_running and now_s >= self._gunicorn.start_at_s:
@@ -227,6 +228,7 @@ class Supervisor:
         elif word == "linked" and not self._is_serving:
             self._is_serving = True
             data_dir = self._settings.data_dir.absolute()
+            log.info("server_started", address=self._address, data_dir=str(data_dir))
             print(f"netwatch: listening on {self._address}, writing to {data_dir}", flush=True)
 
     def _on_death(self, child: _Child) -> None:

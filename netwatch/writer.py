@@ -20,6 +20,8 @@ from netwatch.storage.files import Files
 from netwatch.storage.store import RESEND_S, Store
 
 HEARTBEAT_S: Final = 1.0
+REFUSAL_LASTS_S: Final = 5.0
+"""The server is not ready so long after a commit that failed, unless another succeeds."""
 
 
 class Writer:
@@ -33,6 +35,8 @@ class Writer:
         self._stop_at_s: float | None = None
         self._is_seal_due = False
         self._heartbeat_at_s = 0.0
+        self._refusal = STORED
+        self._refused_at_s = float("-inf")
 
     def drain(self) -> None:
         """Take what the links still send until the last one is closed or the time is over; then end :meth:`run`."""
@@ -86,8 +90,11 @@ class Writer:
         if lines:
             try:
                 self._store.commit(lines, now_s)
+                self._refusal = STORED
             except Overloaded as error:
                 outcome = error.code
+                if error.__cause__:  # the disk failed: only another try can tell how it is now
+                    self._refusal, self._refused_at_s = error.code, now_s
         for batch in batches:
             self._inbox.answer(batch, outcome)
 
@@ -98,12 +105,12 @@ class Writer:
         elif now_s < self._heartbeat_at_s:
             return
         self._heartbeat_at_s = now_s + HEARTBEAT_S
+        outlook = self._refusal if now_s - self._refused_at_s < REFUSAL_LASTS_S else STORED
         try:
             self._store.require_room()
         except Overloaded as error:
-            self._inbox.heartbeat(error.code)
-        else:
-            self._inbox.heartbeat(STORED)
+            outlook = error.code
+        self._inbox.heartbeat(outlook)
 
 
 def run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -496,3 +497,29 @@ def test_files_are_recognised_as_those_of_one_writer(disk: Disk) -> None:
     assert len({segment.instance for segment in segments if segment}) == 1
     assert len({segment.number for segment in segments if segment}) == 3
     assert os.fspath(sealed_files(disk.root)[0]).endswith("-000001.jsonl.zst")
+
+
+def test_a_deleted_segment_is_noticed_and_its_lines_are_saved(disk: Disk) -> None:
+    store = started(disk)
+    store.commit([made_lines(0, 3)], 0.0)
+    for path in disk.root.glob("open/*"):
+        path.unlink()
+    with pytest.raises(Overloaded) as refused:
+        store.commit([made_lines(3, 3)], 0.0)
+    assert refused.value.code == "disk_error"
+    store.tend(0.0)
+    store.commit([made_lines(6, 3)], 0.0)
+    assert store.close(1.0)
+    assert sorted(sealed_lines(disk.root)) == (made_lines(0, 3) + made_lines(6, 3)).splitlines()
+
+
+def test_a_deleted_data_directory_is_refused_for_good(disk: Disk) -> None:
+    store = started(disk)
+    store.commit([made_lines(0, 3)], 0.0)
+    shutil.rmtree(disk.root)
+    for now_s in (0.0, 10.0, 20.0):
+        with pytest.raises(Overloaded):
+            store.commit([made_lines(3, 3)], now_s)
+        store.tend(now_s)
+    assert not store.close(30.0)
+    disk.root.mkdir()

@@ -58,6 +58,10 @@ class Files:
         """An existing file, to read."""
         return os.open(path, os.O_RDONLY, dir_fd=self._root)
 
+    def is_linked(self, fd: int) -> bool:
+        """Whether the file still has a name; what is written to one that was deleted is gone when it is closed."""
+        return os.fstat(fd).st_nlink > 0
+
     def append(self, fd: int, data: bytes) -> None:
         """Write all of ``data`` at the end, or raise: a disk that takes only a part of it is full."""
         if os.write(fd, data) != len(data):

@@ -83,7 +83,12 @@ class Store:
         """Make the folders, prove that files can be created, synced, renamed, deleted; recover. Raises OSError."""
         for directory in (layout.OPEN, layout.REPORTS, layout.QUARANTINE):
             self._files.make_directory(directory)
-        self._prove()
+        try:
+            self._prove()
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            log.error("disk_full_at_start", error=str(error))  # it will refuse reports until there is room
         self._leftovers = recovery.find_leftovers(self._files)
         self._others_ids = recovery.ids_held_by_others(self._files, self._leftovers)
         self._forget_others_at_s = now_s + KEEP_LEFTOVER_S
@@ -98,9 +103,10 @@ class Store:
             self._files.append(fd, b"netwatch")
             self._files.sync(fd)
             self._files.publish(proof.open_path, proof.recovering_path)
-            self._files.delete(proof.recovering_path)
         finally:
             self._files.close(fd)
+            self._files.delete(proof.recovering_path)
+            self._files.delete(proof.open_path)
 
     @property
     def is_recovered(self) -> bool:
@@ -138,8 +144,11 @@ class Store:
             raise Overloaded("disk_error", f"The disk failed: {error.strerror}; try again later.") from error
         if free_bytes < self._min_free_bytes:
             raise Overloaded("disk_full", "The disk is below its reserve; try again later.", retry_after_s=10)
-        if not self._segment and not self._ahead:
+        segment = self._segment or self._ahead
+        if not segment:
             raise Overloaded("disk_error", "The disk refuses a new file; try again later.", retry_after_s=5)
+        if not self._files.is_linked(segment.fd):
+            raise Overloaded("disk_error", "The data directory's files were deleted; try again later.", retry_after_s=5)
 
     def commit(self, group: Sequence[bytes | bytearray], now_s: float) -> None:
         """Store the lines of ``group`` so that they survive a power cut, all of them, or raise :class:`Overloaded`."""
@@ -157,6 +166,12 @@ class Store:
 
     def tend(self, now_s: float) -> None:
         """Everything that is due and need not be done before an answer: seal, recover, dispose, open ahead."""
+        if self._segment and not self._files.is_linked(self._segment.fd):
+            self._give_up(
+                self._segment, "segment_deleted", FileNotFoundError(errno.ENOENT, "somebody deleted its file")
+            )
+        if self._ahead and not self._files.is_linked(self._ahead.fd):
+            self._discard_ahead()
         if self._segment and self._segment.lines_bytes >= self._seal_bytes:
             self.seal("size")
         elif self._segment and now_s - self._segment.first_at_s >= self._seal_after_s:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -141,3 +142,32 @@ def test_row_10_an_fdatasync_that_fails_refuses_its_group_and_the_next_is_stored
     stored = server.stored_clients()
     assert len(set(stored)) == len(stored)
     assert {"before", *(f"{number}" for number in range(8) if number != nth - 1)} <= set(stored)
+
+
+def test_row_08_a_full_disk_stops_no_start(serve: Serve, small_disk: Path) -> None:
+    server = serve("--min-free-bytes", "0", "--seal-after-s", "600", data_dir=small_disk)
+    assert server.post(report("before")).status == 200
+    filler = fill(small_disk.parent, 0)
+    for _ in range(3):
+        server.kill()
+        server.start()
+        assert server.post(report("full")).code == "disk_full"
+        assert wait_until(lambda: reasons(server) == ["disk_full"], 3)
+    assert len(list(small_disk.glob("open/*"))) <= 2
+    filler.unlink()
+    assert wait_until(lambda: server.post(report("after")).status == 200, 10)
+    server.stop()
+    assert {"before", "after"} <= set(server.stored_clients())
+    assert not list(small_disk.glob("open/*"))
+
+
+def test_a_deleted_data_directory_is_said_at_once(serve: Serve, tmp_path: Path) -> None:
+    server = serve(data_dir=tmp_path / "data")
+    assert server.post(report("before")).status == 200
+    shutil.rmtree(tmp_path / "data")
+    assert server.post(report("after")).code == "disk_error"
+    assert wait_until(lambda: reasons(server) == ["disk_error"], 3)
+    (tmp_path / "data" / "reports").mkdir(parents=True)  # it is another directory, and nothing is written there
+    assert server.post(report("again")).code == "disk_error"
+    server.send(signal.SIGTERM)
+    assert server.wait() == 1
