@@ -46,6 +46,7 @@ _LINE_END: Final = b'"}\n'
 _ASCII_BYTES: Final = 86
 """A line begins with so many bytes that are ASCII whatever was reported."""
 _REMEMBER_S: Final = 60.0
+_MIN_RECONNECT_S: Final = 0.01
 _MAX_RECONNECT_S: Final = 0.5
 
 
@@ -77,6 +78,7 @@ class Link(asyncio.Protocol):
         self._received = b""
         self._outcome = STORED
         self._heard_at_s = 0.0
+        self._pause_s = 0.0
         self._connecting: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -140,6 +142,7 @@ class Link(asyncio.Protocol):
         end = len(data) - len(data) % _ACK.size
         self._received = data[end:]
         self._heard_at_s = self._loop.time()
+        self._pause_s = 0.0
         for number, outcome in _ACK.iter_unpack(data[:end]):
             if number == 0:
                 self._outcome = _OUTCOMES[outcome]
@@ -197,15 +200,15 @@ class Link(asyncio.Protocol):
             request.stored.set_exception(Overloaded("ack_timeout", detail))
 
     async def _connect(self) -> None:
-        pause_s = 0.01
+        """Connect, at once if the writer was heard since the last time, and else more and more rarely."""
         while True:
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = min(max(self._pause_s * 2, _MIN_RECONNECT_S), _MAX_RECONNECT_S)
             try:
                 await self._loop.create_unix_connection(lambda: self, self._path)
             except OSError:
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, _MAX_RECONNECT_S)
-            else:
-                return
+                continue
+            return
 
 
 @dataclasses.dataclass(slots=True)
