@@ -14,10 +14,12 @@ from typing import Final
 
 from netwatch import log, process
 from netwatch.errors import Overloaded, StartError
-from netwatch.queue import STORED, Batch, Inbox
+from netwatch.queue import STORED, Batch, Inbox, Stored
+from netwatch.reports import ID
 from netwatch.settings import Settings
 from netwatch.storage.files import Files
 from netwatch.storage.store import RESEND_S, Store
+from netwatch.storage.window import Window
 
 HEARTBEAT_S: Final = 1.0
 
@@ -68,27 +70,51 @@ class Writer:
 
     def _commit(self, group: list[Batch]) -> None:
         now_s = time.monotonic()
-        batches, lines = [], []
+        lines: list[bytes | bytearray] = []
+        answers: list[tuple[Batch, list[Stored]]] = []
+        claims: dict[bytes, str] = {}
         for batch in group:
-            if not batch.is_resend:
-                lines.append(batch.lines)
-            elif now_s - batch.first_sent_s > RESEND_S:
+            if batch.is_resend and now_s - batch.first_sent_s > RESEND_S:
                 self._inbox.answer(batch, "unknown")
-                continue
-            elif not self._store.is_recovered:
+            elif (batch.is_resend or batch.keyed) and not self._store.is_recovered:
                 self._inbox.answer(batch, "recovering")
-                continue
-            elif missing := self._store.missing(batch.lines):
-                lines.append(missing)
-            batches.append(batch)
+            else:
+                answers.append((batch, self._take(batch, lines, claims, now_s)))
         outcome = STORED
-        if lines:
+        if any(lines):
             try:
                 self._store.commit(lines, now_s)
             except Overloaded as error:
                 outcome = error.code
-        for batch in batches:
-            self._inbox.answer(batch, outcome)
+        if outcome == STORED:
+            self._store.window.claim(claims, now_s)
+        for batch, results in answers:
+            self._inbox.answer(batch, outcome, results)
+
+    def _take(
+        self, batch: Batch, lines: list[bytes | bytearray], claims: dict[bytes, str], now_s: float
+    ) -> list[Stored]:
+        """Add the batch's lines that are not stored yet to ``lines``, and its keys to ``claims``; what its keys get."""
+        new = self._store.missing if batch.is_resend else _all
+        if not batch.keyed:
+            lines.append(new(batch.lines))
+            return []
+        results = []
+        position = 0
+        for key, start, end in batch.keyed:
+            lines.append(new(batch.lines[position:start]))
+            position = end
+            own = batch.lines[start:end]
+            if first_id := self._store.window.first_id(key, now_s) or claims.get(key):
+                results.append(Stored(0, first_id))
+                continue
+            missing = self._store.missing(own)
+            lines.append(missing)
+            claims[key] = own[ID].decode()
+            # what a resend finds stored, the writer before this one stored for the very same request
+            results.append(Stored((own if batch.is_resend else missing).count(b"\n"), claims[key]))
+        lines.append(new(batch.lines[position:]))
+        return results
 
     def _beat(self, now_s: float) -> None:
         if self._on_link and self._inbox:
@@ -105,6 +131,10 @@ class Writer:
             self._inbox.heartbeat(STORED)
 
 
+def _all(lines: bytes | bytearray) -> bytes | bytearray:
+    return lines
+
+
 def run(settings: Settings, root: int, listener: socket.socket, notify: Callable[[str], None]) -> bool:
     """Be the writer of the data directory open as ``root``, for the links that come in on ``listener``.
 
@@ -115,6 +145,7 @@ def run(settings: Settings, root: int, listener: socket.socket, notify: Callable
     os.umask(0o027)
     store = Store(
         Files(root),
+        Window(settings.idempotency_window_s, settings.idempotency_keys),
         compression_level=settings.compression_level,
         seal_bytes=settings.seal_bytes,
         seal_after_s=settings.seal_after_s,

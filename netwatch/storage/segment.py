@@ -38,6 +38,8 @@ class Segment:
         pieces = []
         lines_bytes = 0
         for lines in group:
+            if not lines:
+                continue
             if not self._received_at:
                 self._received_at = lines[RECEIVED_AT].decode()
             lines_bytes += len(lines)

@@ -19,6 +19,7 @@ from netwatch.storage.frame import Ending
 from netwatch.storage.layout import SegmentId
 from netwatch.storage.recovery import Leftover
 from netwatch.storage.segment import Segment
+from netwatch.storage.window import Window
 
 RESEND_S: Final = 10.0
 """A batch may be resent this long after it was first sent."""
@@ -33,9 +34,17 @@ class Store:
     """The segments of one writer process, below the data directory of ``files``. Times are monotonic, in seconds."""
 
     def __init__(
-        self, files: Files, *, compression_level: int, seal_bytes: int, seal_after_s: float, min_free_bytes: int
+        self,
+        files: Files,
+        window: Window,
+        *,
+        compression_level: int,
+        seal_bytes: int,
+        seal_after_s: float,
+        min_free_bytes: int,
     ) -> None:
         self._files = files
+        self.window = window
         self._compression_level = compression_level
         self._seal_bytes = seal_bytes
         self._seal_after_s = seal_after_s
@@ -75,10 +84,12 @@ class Store:
         return all(leftover.recovered for leftover in self._leftovers)
 
     def missing(self, lines: bytes | bytearray) -> bytes:
-        """Those of the resent ``lines`` that no leftover holds."""
+        """Those of the ``lines``, resent or posted again under their key, that recovery did not read."""
         known = [leftover.recovered.ids for leftover in self._leftovers if leftover.recovered]
         return b"".join(
-            line for line in bytes(lines).splitlines(keepends=True) if not any(line[ID] in ids for ids in known)
+            line
+            for line in bytes(lines).splitlines(keepends=True)
+            if not any(line[ID] in ids for ids in known) and not self.window.holds(line[ID])
         )
 
     def require_room(self) -> None:
@@ -173,6 +184,7 @@ class Store:
             log.error("recovery_failed", segment=str(leftover.id), error=str(error), retry_s=self._retry_s)
             return
         leftover.recovered = recovered
+        self.window.learn(recovered.ids, now_s)
         leftover.delete_at_s = now_s + KEEP_LEFTOVER_S if recovered.ids else now_s
         if recovered.path or recovered.ending is not Ending.OPEN:
             (log.error if recovered.quarantined else log.info)(
