@@ -8,7 +8,7 @@ is one batch. A worker whose link breaks connects again and sends that batch aga
 
 From a worker: once ``magic, link id``, then batches ``size, number, first sent (monotonic ns), flags`` and the lines.
 Where requests have an idempotency key, a table stands before the lines: ``count`` and for each ``key, start, end``.
-From the writer: ``number, outcome, count`` for each batch, ``accepted lines, first id`` for each request with a key, and
+From the writer: ``number, outcome, count`` for each batch and ``accepted lines, first id`` for each request with a key;
 with number 0 what a batch sent now would get (a sign of life).
 """
 

@@ -6,11 +6,10 @@ from typing import Any, Protocol
 
 import falcon
 import falcon.asgi
-import msgspec
 from falcon.asgi import Request, Response
 
 from netwatch import log
-from netwatch.errors import ERRORS, Refused
+from netwatch.errors import ERRORS, Refused, problem
 from netwatch.http.health import Livez, Readyz, Watched
 from netwatch.http.ingest import BrowserReports, Door, Reports, Storing
 from netwatch.http.openapi import OpenApi
@@ -41,27 +40,22 @@ def create_app(link: WorkerLink, settings: Settings, middleware: Any = None) -> 
 async def _on_refused(_req: Request, resp: Response, error: Refused, _params: object) -> None:
     for name, value in error.headers.items():
         resp.set_header(name, value)
-    _problem(resp, error.status, error.code, error.title, error.detail, error.members)
+    _answer(resp, error.code, error.document())
 
 
 async def _on_http_error(_req: Request, resp: Response, error: falcon.HTTPError, _params: object) -> None:
     code = _CODES.get(error.status_code, "bad_request")
-    status, title = ERRORS[code]
     if error.headers:
         resp.set_headers(error.headers)
-    _problem(resp, status, code, title, error.description or title, {})
+    _answer(resp, code, problem(code, error.description or ERRORS[code][1], {}))
 
 
 async def _on_failure(req: Request, resp: Response, error: Exception, _params: object) -> None:
     log.error("request_failed", path=req.path, error=repr(error))
-    status, title = ERRORS["internal"]
-    _problem(resp, status, "internal", title, "This is a fault of the server; its log says more.", {})
+    _answer(resp, "internal", problem("internal", "This is a fault of the server; its log says more.", {}))
 
 
-def _problem(resp: Response, status: int, code: str, title: str, detail: str, members: dict[str, object]) -> None:
-    """Answer with a problem document (RFC 9457)."""
-    resp.status = status
+def _answer(resp: Response, code: str, document: bytes) -> None:
+    resp.status, _ = ERRORS[code]
     resp.content_type = "application/problem+json"
-    resp.data = msgspec.json.encode(
-        {"type": f"urn:netwatch:error:{code}", "title": title, "status": status, "detail": detail, **members}
-    )
+    resp.data = document
