@@ -199,11 +199,11 @@ class Lines:
     def browser_line(
         self, raw: bytes | msgspec.Raw, now_ns: int, line_id: str, address: bytes, kept: Container[str]
     ) -> bytes:
-        """The browser report ``raw`` as a line: its kind is its type, one of ``kept``; it was generated its age ago."""
+        """The browser report ``raw`` as a line: its kind is its type, which ``kept`` has (or "all")."""
         if len(raw) > 4 * self._max_report_bytes:
             raise self._too_large()
         kind, age_ms, report = encode_browser_report(raw, self._max_depth)
-        if "*" not in kept and kind not in kept:
+        if "all" not in kept and kind not in kept:
             raise Rejected("kind_ignored", "Reports of this type are not kept here.")
         received_at = self._times.text(now_ns)
         generated_at = _Times().text(now_ns - int(age_ms * 1_000_000))

@@ -79,9 +79,9 @@ def _address(value: object) -> str:
 
 
 def _durability(value: object) -> str:
-    if value != "synced":
-        raise ValueError("the only durability is 'synced' (fdatasync before the answer)")
-    return "synced"
+    if value not in ("synced", "written"):
+        raise ValueError("give synced (it survives a power cut) or written (it survives the death of every process)")
+    return str(value)
 
 
 def _texts(value: object) -> tuple[str, ...]:
@@ -201,7 +201,7 @@ class Settings:
     data_dir: Path = _setting(_DATA_DIR, _path, "where the files go")
     name: str = _setting(socket.gethostname, _name, "the `server` member of each line; by default the host's name")
     workers: int = _setting(_cores, _count, "worker processes; by default one a core", low=1, high=512)
-    durability: str = _setting("synced", _durability, "what a report has survived when it is answered: synced")
+    durability: str = _setting("synced", _durability, "what an answered report survives: synced or written")
     seal_bytes: int = _setting(10 * MIB, _size, "seal a segment at this many bytes of lines", low=1)
     seal_after_s: float = _setting(60.0, _seconds, "seal a segment this long after its first line", low=0.05)
     compression_level: int = _setting(1, _count, "zstd's level", low=1, high=19)
@@ -229,7 +229,7 @@ class Settings:
         "none", _address_detail, "how much of the client's address is stored: none, truncated, full"
     )
     kept_kinds: tuple[str, ...] = _setting(
-        ("*",), _texts, "the types of browser reports that are kept, with commas between; the others are ignored"
+        ("all",), _texts, "the types of browser reports that are kept, with commas between, or all"
     )
     retire_browser_reports: bool = _setting(False, _yes_or_no, "answer browser reports with 410, so that they end")
     page_reserve_bytes: int = _setting(8 * MIB, _size, "of in_flight_bytes, what is kept for reports from pages", low=0)

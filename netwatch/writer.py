@@ -150,6 +150,7 @@ def run(settings: Settings, root: int, listener: socket.socket, notify: Callable
         seal_bytes=settings.seal_bytes,
         seal_after_s=settings.seal_after_s,
         min_free_bytes=settings.min_free_bytes,
+        is_synced=settings.durability == "synced",
     )
     wakeup, signalled = os.pipe()
     os.set_blocking(signalled, False)

@@ -73,7 +73,7 @@ class Protocol(HttpToolsProtocol):
         self.scope["state"]["body_complete"] = True
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
+    def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP in the form of every other error; a whole request before it is answered first."""
         self._is_broken = True
         if self.cycle and not self.cycle.more_body and not self.cycle.response_complete:

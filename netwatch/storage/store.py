@@ -42,6 +42,7 @@ class Store:
         seal_bytes: int,
         seal_after_s: float,
         min_free_bytes: int,
+        is_synced: bool = True,
     ) -> None:
         self._files = files
         self.window = window
@@ -49,6 +50,7 @@ class Store:
         self._seal_bytes = seal_bytes
         self._seal_after_s = seal_after_s
         self._min_free_bytes = min_free_bytes
+        self._is_synced = is_synced
         self._instance = layout.new_instance()
         self._number = 0
         self._segment: Segment | None = None
@@ -209,7 +211,12 @@ class Store:
     def _open_ahead(self, now_s: float) -> None:
         self._number += 1
         try:
-            self._ahead = Segment(self._files, SegmentId(self._instance, self._number), self._compression_level)
+            self._ahead = Segment(
+                self._files,
+                SegmentId(self._instance, self._number),
+                self._compression_level,
+                is_synced=self._is_synced,
+            )
         except OSError as error:
             self._back_off(now_s)
             log.error("open_failed", error=str(error), retry_s=self._retry_s)
