@@ -31,7 +31,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"netwatch {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="run the server", description="Run the server until it is told to stop.")
+    serve = commands.add_parser(
+        "serve",
+        help="run the server",
+        description="Run the server until it is told to stop.",
+        allow_abbrev=False,  # an abbreviation that works today is ambiguous once there is another setting
+    )
     serve.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings by their names")
     for name, field in settings.FIELDS.items():
         help_ = field.metadata["help"].replace("%", "%%")
@@ -50,11 +55,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from netwatch import server
-
     flags = {name: value for name, value in vars(args).items() if name in settings.FIELDS}
     config = args.config or (Path(os.environ["NETWATCH_CONFIG"]) if os.environ.get("NETWATCH_CONFIG") else None)
-    return server.serve(settings.load(flags, os.environ, config))
+    chosen = settings.load(flags, os.environ, config)
+
+    from netwatch import server
+
+    return server.serve(chosen)
 
 
 def _cat(args: argparse.Namespace) -> int:
@@ -73,4 +80,6 @@ def _cat(args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except FileNotFoundError as error:
         raise StartError(f"{args.data_dir} is no data directory: it has no {error.filename}.", 2) from None
+    except OSError as error:
+        raise StartError(f"Cannot print what is in {args.data_dir}: {error.strerror}.") from None
     return 0

@@ -6,10 +6,7 @@ client lose data decides the numbers: bad data is 400, whatever may work later i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
-
-import msgspec
 
 ERRORS: Final[dict[str, tuple[int, str]]] = {
     "invalid_json": (400, "The body is not valid JSON"),
@@ -48,14 +45,6 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
 }
 
 
-def problem(code: str, detail: str, members: Mapping[str, object]) -> bytes:
-    """A problem document (RFC 9457) for a code of :data:`ERRORS`, as JSON."""
-    status, title = ERRORS[code]
-    return msgspec.json.encode(
-        {"type": f"urn:netwatch:error:{code}", "title": title, "status": status, "detail": detail, **members}
-    )
-
-
 class Refused(Exception):
     """A request that is not stored; ``code`` is a key of :data:`ERRORS`, ``detail`` says what the client can do.
 
@@ -76,10 +65,6 @@ class Refused(Exception):
         self.detail = detail
         self.members = members or {}
         self.headers = headers or {}
-
-    def document(self) -> bytes:
-        """The problem document (RFC 9457)."""
-        return problem(self.code, self.detail, self.members)
 
 
 class Overloaded(Refused):

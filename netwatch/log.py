@@ -35,9 +35,13 @@ def error(event: str, **members: object) -> None:
 def _write(level: str, event: str, members: dict[str, object]) -> None:
     now = time.time()
     stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
-    line = _encode({"time": stamp, "level": level, "event": event, "pid": os.getpid(), **members}) + b"\n"
+    head = {"time": stamp, "level": level, "event": event, "pid": os.getpid()}
+    try:
+        line = _encode({**head, **members})
+    except Exception:  # a file's name that is no UTF-8, say: what JSON cannot hold is better escaped than lost
+        line = _encode({**head, **{name: ascii(value) for name, value in members.items()}})
     with contextlib.suppress(OSError):
-        os.write(_STDERR, line)
+        os.write(_STDERR, line + b"\n")
 
 
 class Handler(logging.Handler):

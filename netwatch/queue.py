@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, cast
 
 from netwatch.errors import Overloaded
+from netwatch.reports import is_whole
 
 STORED: Final = "stored"
 _OUTCOMES: Final = (STORED, "disk_full", "disk_error", "recovering", "unknown")
@@ -44,6 +45,10 @@ _ACK: Final = struct.Struct("<QBI")
 _COUNT: Final = struct.Struct("<I")
 _KEYED: Final = struct.Struct("<16sII")
 _RESULT: Final = struct.Struct("<I36s")
+_LINE_START: Final = b'{"id":"'
+_LINE_END: Final = b'"}\n'
+_ASCII_BYTES: Final = 86
+"""A line begins with so many bytes that are ASCII whatever was reported."""
 _RESEND: Final = 1
 _HAS_KEYS: Final = 2
 _READ_BYTES: Final = 64 * 1024
@@ -252,6 +257,21 @@ class _Broken(Exception):
     """A link that is closed by its worker, or that does not speak our format."""
 
 
+def _holds_lines(batch: Batch) -> bool:
+    """Whether it can do the writer no harm: both its ends look right, and every line whose id is read is whole.
+
+    Those are a resend's and the ones of requests with a key. That the others are whole is their worker's part: to check
+    it here would double what the writer spends on NDJSON.
+    """
+    parts = [batch.lines] if batch.is_resend else [batch.lines[start:end] for _, start, end in batch.keyed]
+    for part in parts:
+        *lines, rest = bytes(part).split(b"\n")
+        if rest or not lines or not all(map(is_whole, lines)):
+            return False
+    head = batch.lines[:_ASCII_BYTES]
+    return head.startswith(_LINE_START) and head.isascii() and batch.lines.endswith(_LINE_END)
+
+
 class _Connection:
     """The writer's end of one link."""
 
@@ -312,6 +332,8 @@ class _Connection:
         self._body = memoryview(b"")
         if self._has_keys:
             self._take_table(self.batch)
+        if self._head or not _holds_lines(self.batch):
+            raise _Broken
         return True
 
     @staticmethod
@@ -407,14 +429,15 @@ class Inbox:
         self._selector.close()
 
     def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:  # it is gone again, or there are no descriptors left: the worker waits
-            return
-        sock.setblocking(False)
-        link = _Connection(sock)
-        self._links[link] = None
-        self._selector.register(sock, selectors.EVENT_READ, link)
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:  # there are no more, or no descriptors left: the worker waits
+                return
+            sock.setblocking(False)
+            link = _Connection(sock)
+            self._links[link] = None
+            self._selector.register(sock, selectors.EVENT_READ, link)
 
     def _read(self, link: _Connection) -> None:
         is_new = not link.id
@@ -426,7 +449,8 @@ class Inbox:
         if is_new and link.id:
             for predecessor in [other for other in self._links if other.id == link.id and other is not link]:
                 self._close(predecessor)
-                self._whole = deque(batch for batch in self._whole if batch.link is not predecessor)
+            # also of one that hung up before: its resend would be a second copy
+            self._whole = deque(batch for batch in self._whole if batch.link.id != link.id)
         if is_whole and link.batch:
             number, outcome, results, _ = self._answered.get(link.id, (0, STORED, (), 0.0))
             if link.batch.number == number:

@@ -23,6 +23,8 @@ ID: Final = slice(7, 43)
 
 _LINE_START: Final = b'{"id":"'
 _CRC_BYTES: Final = len(b',"crc":"01234567"}')
+_WIDEST: Final = 2
+"""A report may be this many times larger as it is sent than as a line: for white space and escapes."""
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -108,27 +110,29 @@ def encode_report(raw: bytes | msgspec.Raw, max_depth: int) -> bytes:
 
 def _encode_slowly(raw: bytes | msgspec.Raw, max_depth: int) -> bytes:
     """The way of reports with other members than ours, and of bad ones: it keeps the former and explains the latter."""
-    value = _decode_strictly(raw, max_depth)
+    value = _decode_any_json(raw, max_depth)
     _demand(value, Report)
     for host in value["hosts"]:
         for sample in host["history"]:
             if isinstance(sample.get("latency"), int):
                 sample["latency"] = float(sample["latency"])
+    _check(value, max_depth)
     return _encode(value)
 
 
 def encode_browser_report(raw: bytes | msgspec.Raw, max_depth: int) -> tuple[str, float, bytes]:
     """The browser report's type, its age in ms, and the report as canonical JSON. Raises :class:`Rejected`."""
-    value = _decode_strictly(raw, max_depth)
-    if isinstance(value, dict) and "csp-report" in value:
-        _demand(value, CspReport)
+    value = _decode_any_json(raw, max_depth)
+    is_csp = isinstance(value, dict) and "csp-report" in value
+    _demand(value, CspReport if is_csp else BrowserReport)
+    _check(value, max_depth)
+    if is_csp:
         return "csp-violation", 0.0, _encode(value)
-    _demand(value, BrowserReport)
     return value["type"], float(value.get("age", 0)), _encode(value)
 
 
-def _decode_strictly(raw: bytes | msgspec.Raw, max_depth: int) -> Any:
-    """The value of ``raw``, which is nothing that a reader of the files would refuse. Raises :class:`Rejected`."""
+def _decode_any_json(raw: bytes | msgspec.Raw, max_depth: int) -> Any:
+    """The value of ``raw``, strictly JSON in strict UTF-8. Raises :class:`Rejected`."""
     if not (text := bytes(raw)).isascii():
         try:
             text.decode()
@@ -142,7 +146,6 @@ def _decode_strictly(raw: bytes | msgspec.Raw, max_depth: int) -> Any:
         raise Rejected("number_out_of_range", "Send numbers that a double can hold.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Rejected("invalid_json", f"Send valid JSON: {error}.") from None
-    _check(value, max_depth, "")
     return value
 
 
@@ -154,17 +157,21 @@ def _demand(value: Any, shape: type) -> None:
         raise _explained(error) from None
 
 
-def _check(value: object, levels: int, pointer: str) -> None:
+def _check(value: dict[str, Any] | list[Any], levels: int) -> None:
     """Demand that readers can take ``value``: at most ``levels`` levels, and integers of 64 bits."""
-    if isinstance(value, int):
-        if not _INT_MIN <= value <= _INT_MAX:
-            raise Rejected("number_out_of_range", "Send integers from -2^63 to 2^64-1.", pointer)
-    elif isinstance(value, dict | list):
-        if not levels:
-            raise Rejected("too_deep", "Nest less deeply.", pointer)
-        for key, member in value.items() if isinstance(value, dict) else enumerate(value):
-            if isinstance(member, int | dict | list):
-                _check(member, levels - 1, f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}")
+    if not levels:
+        raise Rejected("too_deep", "Nest less deeply.")
+    for key, member in value.items() if type(value) is dict else enumerate(value):
+        kind = type(member)
+        try:  # a pointer is made on the way out, only where it is needed
+            if kind is int:
+                if not _INT_MIN <= member <= _INT_MAX:
+                    raise Rejected("number_out_of_range", "Send integers from -2^63 to 2^64-1.")
+            elif (kind is dict or kind is list) and (member or levels == 1):
+                _check(member, levels - 1)
+        except Rejected as error:
+            error.pointer = f"/{str(key).replace('~', '~0').replace('/', '~1')}{error.pointer}"
+            raise
 
 
 def _explained(error: msgspec.ValidationError) -> Rejected:
@@ -190,7 +197,7 @@ class Lines:
 
         ``address`` is what :meth:`address_member` gives, or b"".
         """
-        if len(raw) > 4 * self._max_report_bytes:  # no white space makes up for that, and decoding it would take long
+        if len(raw) > _WIDEST * self._max_report_bytes:  # before it is decoded: that costs many times its size
             raise self._too_large()
         report = encode_report(raw, self._max_depth)
         head = f'{{"id":"{line_id}","receivedAt":"{self._times.text(now_ns)}","kind":"report"'
@@ -200,7 +207,7 @@ class Lines:
         self, raw: bytes | msgspec.Raw, now_ns: int, line_id: str, address: bytes, kept: Container[str]
     ) -> bytes:
         """The browser report ``raw`` as a line: its kind is its type, which ``kept`` has (or "all")."""
-        if len(raw) > 4 * self._max_report_bytes:
+        if len(raw) > _WIDEST * self._max_report_bytes:
             raise self._too_large()
         kind, age_ms, report = encode_browser_report(raw, self._max_depth)
         if "all" not in kept and kind not in kept:
@@ -211,7 +218,7 @@ class Lines:
         return self._finished(b'%b%b%b%b,"report":%b' % (head.encode(), _encode(kind), self._server, address, report))
 
     def _finished(self, line: bytes) -> bytes:
-        if len(line) > self._max_report_bytes:
+        if len(line) + _CRC_BYTES > self._max_report_bytes:
             raise self._too_large()
         return b'%b,"crc":"%08x"}\n' % (line, zlib.crc32(line))
 

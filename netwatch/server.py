@@ -24,10 +24,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
-from netwatch import log, process
+from netwatch import log, process, writer
 from netwatch.errors import StartError
 from netwatch.settings import Settings, split_address
 from netwatch.storage.files import file_system, open_data_directory
+from netwatch.storage.layout import new_instance
+from netwatch.storage.store import KEEP_LEFTOVER_S
 
 _PORT_WAIT_S: Final = 10.0
 _BACKLOG: Final = 2048
@@ -57,6 +59,7 @@ class _Child:
         self.name = name
         self._main = main
         self._process: BaseProcess | None = None
+        self._starts_total = 0
         self._started_at_s = 0.0
         self._backoff_s = _FIRST_BACKOFF_S
         self.start_at_s = 0.0
@@ -84,6 +87,7 @@ class _Child:
 
     def start(self) -> None:
         """Fork it. Signals wait meanwhile, so that none meets a child with its parent's handlers."""
+        self._starts_total += 1
         self.news, theirs = _fork.Pipe(duplex=False)
         parent_pid = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOP_SIGNALS, signal.SIGUSR1))
@@ -106,7 +110,10 @@ class _Child:
         try:
             self._main(notify)
         except StartError as error:
-            print(f"netwatch: {error}", file=sys.stderr, flush=True)
+            if self._starts_total == 1:  # an operator waits for it
+                print(f"netwatch: {error}", file=sys.stderr, flush=True)
+            else:
+                log.error("start_failed", child=self.name, error=str(error))
             sys.exit(error.exit_code)
 
     def signal(self, number: int) -> None:
@@ -159,6 +166,9 @@ class Supervisor:
         self._address = _url(http, is_tls=settings.tls_certificate is not None)
         self._writer = _Child("writer", self._be_writer)
         self._gunicorn = _Child("gunicorn", self._be_gunicorn)
+        self._instance = ""
+        self._deaths: dict[str, float] = {}
+        """When each of our writers died, by its instance, for as long as the next ones need to know."""
         self._is_writer_ready = False
         self._is_serving = False
         self._is_draining = False
@@ -183,6 +193,7 @@ class Supervisor:
 
     def _start_what_is_due(self, now_s: float) -> None:
         if not self._writer.is_running and (self._is_draining or now_s >= self._writer.start_at_s):
+            self._instance = new_instance()
             self._writer.start()
         if self._is_draining:
             if self._is_writer_ready and not self._gunicorn.is_running:
@@ -222,7 +233,10 @@ class Supervisor:
     def _on_death(self, child: _Child) -> None:
         code = child.reap()
         if child is self._writer:
+            now_s = time.monotonic()
             self._is_writer_ready = False
+            self._deaths[self._instance] = now_s
+            self._deaths = {key: at_s for key, at_s in self._deaths.items() if at_s > now_s - KEEP_LEFTOVER_S}
         if self._is_draining:
             was_told = child is self._writer and not self._gunicorn.is_running
             if was_told and (code >= 0 or time.monotonic() >= self._kill_at_s):
@@ -245,11 +259,9 @@ class Supervisor:
         self._gunicorn.signal(signal.SIGTERM)
 
     def _be_writer(self, notify: Callable[[str], None]) -> None:
-        from netwatch import writer
-
         supervisor_pid = os.getppid()
         self._http.close()
-        is_clean = writer.run(self._settings, self._root, self._queue, notify)
+        is_clean = writer.run(self._settings, self._root, self._queue, notify, self._instance, self._deaths)
         if os.getppid() != supervisor_pid:  # it was killed, so nobody else tidies up
             shutil.rmtree(os.path.dirname(self._queue.getsockname()), ignore_errors=True)
         sys.exit(0 if is_clean else 1)
@@ -330,12 +342,13 @@ def _open_queue() -> Iterator[socket.socket]:
         raise StartError(f"Cannot make a directory for the queue in {base}: {error.strerror}.") from None
     queue = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        queue.bind(f"{directory}/queue.sock")
-        os.chmod(queue.getsockname(), 0o600)
-        queue.listen(_BACKLOG)
+        try:
+            queue.bind(f"{directory}/queue.sock")
+            os.chmod(queue.getsockname(), 0o600)
+            queue.listen(_BACKLOG)
+        except OSError as error:
+            raise StartError(f"Cannot make the queue's socket in {directory}: {error}.") from None
         yield queue
-    except OSError as error:
-        raise StartError(f"Cannot make the queue's socket in {directory}: {error}.") from None
     finally:
         queue.close()
         shutil.rmtree(directory, ignore_errors=True)

@@ -70,7 +70,10 @@ def _seconds(value: object) -> float:
 
 
 def _path(value: object) -> Path:
-    return Path(_text(value)).expanduser()
+    try:
+        return Path(_text(value)).expanduser()
+    except RuntimeError:
+        raise ValueError("the user after ~ has no home directory") from None
 
 
 def _address(value: object) -> str:
@@ -146,12 +149,21 @@ def split_address(address: str) -> tuple[str, int]:
         raise ValueError("write an IPv6 address in brackets: [::1]:8080")
     if not separator or not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError("give host:port, such as 127.0.0.1:8080")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError("this is no name of a host") from None
     return host, int(port)
 
 
+def _size_text(value: object) -> str:
+    assert isinstance(value, int)
+    return f"{value // MIB}MiB" if value and value % MIB == 0 else str(value)
+
+
 def _default_text(value: object, parse: Callable[[object], Any]) -> str | None:
-    if parse is _size and isinstance(value, int) and value and value % MIB == 0:
-        return f"{value // MIB}MiB"
+    if parse is _size:
+        return _size_text(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
@@ -205,10 +217,10 @@ class Settings:
     seal_bytes: int = _setting(10 * MIB, _size, "seal a segment at this many bytes of lines", low=1)
     seal_after_s: float = _setting(60.0, _seconds, "seal a segment this long after its first line", low=0.05)
     compression_level: int = _setting(1, _count, "zstd's level", low=1, high=19)
-    max_body_bytes: int = _setting(20 * MIB, _size, "largest body of a request", low=KIB, high=1024 * MIB)
+    max_body_bytes: int = _setting(20 * MIB, _size, "largest body of a request", low=KIB, high=256 * MIB)
     max_report_bytes: int = _setting(MIB, _size, "largest report, as a line", low=KIB, high=1024 * MIB)
-    max_reports: int = _setting(10_000, _count, "most reports in a request", low=1, high=1_000_000)
-    max_depth: int = _setting(32, _count, "deepest nesting of a report", low=4, high=64)
+    max_reports: int = _setting(10_000, _count, "most reports in a request", low=1, high=100_000)
+    max_depth: int = _setting(32, _count, "deepest nesting of a report", low=5, high=64)
     in_flight_bytes: int = _setting(64 * MIB, _size, "bytes being worked on, shared out over the workers", low=KIB)
     commit_bytes: int = _setting(8 * MIB, _size, "most bytes of lines in one commit", low=KIB, high=1024 * MIB)
     ack_timeout_s: float = _setting(4.0, _seconds, "answer 503 when a report is not safe after this long", low=0.1)
@@ -274,7 +286,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], config: Path |
         values[name] = _parsed(name, value, f"{name} in {config}")
     for key, value in environ.items():
         name = key.removeprefix("NETWATCH_").lower()
-        if key.startswith("NETWATCH_") and name != "config":
+        if key.startswith("NETWATCH_") and key != "NETWATCH_CONFIG":
             if name not in FIELDS or key != variable(name):
                 raise StartError(f"The environment has {key}, but there is no such setting: unset it.", 2)
             values[name] = _parsed(name, value, key)
@@ -324,10 +336,11 @@ def _parsed(name: str, value: object, origin: str) -> Any:
     try:
         parsed = metadata["parse"](value)
         low, high = metadata["low"], metadata["high"]
+        text = _size_text if metadata["parse"] is _size else str
         if low is not None and parsed < low:
-            raise ValueError(f"give at least {low:g}")
+            raise ValueError(f"give at least {text(low)}")
         if high is not None and parsed > high:
-            raise ValueError(f"give at most {high:g}")
+            raise ValueError(f"give at most {text(high)}")
     except ValueError as error:
         given = "what it is" if metadata["is_secret"] else repr(value)
         raise StartError(f"{origin} cannot be {given}: {error}.", 2) from None

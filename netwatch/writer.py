@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from netwatch import log, process
@@ -47,6 +47,7 @@ class Writer:
     def run(self) -> bool:
         """The loop; False if something had to be left: a link, or a segment for the next start to recover."""
         while True:
+            stop_at_s = self._stop_at_s  # a wait that the signal has cut short may not have looked at the links
             group = self._inbox.receive(self._timeout_s(time.monotonic()))
             if group:
                 self._commit(group)
@@ -56,7 +57,7 @@ class Writer:
                 self._store.seal("asked")
             self._store.tend(now_s)
             self._beat(now_s)
-            if self._stop_at_s and (not self._inbox or now_s >= self._stop_at_s):
+            if stop_at_s and (not self._inbox or now_s >= stop_at_s):
                 is_drained = not self._inbox
                 self._inbox.close()
                 return self._store.close(time.monotonic()) and is_drained
@@ -76,10 +77,14 @@ class Writer:
         for batch in group:
             if batch.is_resend and now_s - batch.first_sent_s > RESEND_S:
                 self._inbox.answer(batch, "unknown")
-            elif (batch.is_resend or batch.keyed) and not self._store.is_recovered:
-                self._inbox.answer(batch, "recovering")
-            else:
-                answers.append((batch, self._take(batch, lines, claims, now_s)))
+                continue
+            try:
+                new, results = self._new(batch, claims, now_s)
+            except Overloaded as error:
+                self._inbox.answer(batch, error.code)
+                continue
+            lines += new
+            answers.append((batch, results))
         outcome = STORED
         if any(lines):
             try:
@@ -91,30 +96,36 @@ class Writer:
         for batch, results in answers:
             self._inbox.answer(batch, outcome, results)
 
-    def _take(
-        self, batch: Batch, lines: list[bytes | bytearray], claims: dict[bytes, str], now_s: float
-    ) -> list[Stored]:
-        """Add the batch's lines that are not stored yet to ``lines``, and its keys to ``claims``; what its keys get."""
-        new = self._store.missing if batch.is_resend else _all
-        if not batch.keyed:
-            lines.append(new(batch.lines))
-            return []
+    def _new(
+        self, batch: Batch, claims: dict[bytes, str], now_s: float
+    ) -> tuple[list[bytes | bytearray], list[Stored]]:
+        """Those of the batch's lines that are not stored yet, and what its requests with a key get.
+
+        Adds the keys to ``claims``. Raises :class:`Overloaded` while it cannot be told what is stored.
+        """
+        if not batch.is_resend and not batch.keyed:
+            return [batch.lines], []
+        new: list[bytes | bytearray] = []
         results = []
         position = 0
-        for key, start, end in batch.keyed:
-            lines.append(new(batch.lines[position:start]))
+        own_claims = {}
+        for key, start, end in [*batch.keyed, (b"", len(batch.lines), len(batch.lines))]:
+            between = batch.lines[position:start]
+            new.append(self._store.missing(between, batch.first_sent_s) if batch.is_resend else between)
             position = end
+            if not key:
+                break
             own = batch.lines[start:end]
-            if first_id := self._store.window.first_id(key, now_s) or claims.get(key):
+            if first_id := self._store.window.first_id(key, now_s) or claims.get(key) or own_claims.get(key):
                 results.append(Stored(0, first_id))
                 continue
-            missing = self._store.missing(own)
-            lines.append(missing)
-            claims[key] = own[ID].decode()
+            missing = self._store.missing(own, 0.0)
+            new.append(missing)
+            own_claims[key] = own[ID].decode()
             # what a resend finds stored, the writer before this one stored for the very same request
-            results.append(Stored((own if batch.is_resend else missing).count(b"\n"), claims[key]))
-        lines.append(new(batch.lines[position:]))
-        return results
+            results.append(Stored((own if batch.is_resend else missing).count(b"\n"), own_claims[key]))
+        claims |= own_claims
+        return new, results
 
     def _beat(self, now_s: float) -> None:
         if self._on_link and self._inbox:
@@ -131,12 +142,17 @@ class Writer:
             self._inbox.heartbeat(STORED)
 
 
-def _all(lines: bytes | bytearray) -> bytes | bytearray:
-    return lines
-
-
-def run(settings: Settings, root: int, listener: socket.socket, notify: Callable[[str], None]) -> bool:
+def run(
+    settings: Settings,
+    root: int,
+    listener: socket.socket,
+    notify: Callable[[str], None],
+    instance: str,
+    deaths: Mapping[str, float],
+) -> bool:
     """Be the writer of the data directory open as ``root``, for the links that come in on ``listener``.
+
+    ``instance`` names this process in its files; ``deaths`` says when (monotonic) the writers before it died.
 
     Calls ``notify("recovered")`` when it takes batches and ``notify("linked")`` at the first link. SIGTERM drains,
     SIGUSR1 seals. Returns whether everything was sealed. Raises :class:`StartError` when it cannot start.
@@ -146,6 +162,8 @@ def run(settings: Settings, root: int, listener: socket.socket, notify: Callable
     store = Store(
         Files(root),
         Window(settings.idempotency_window_s, settings.idempotency_keys),
+        instance=instance,
+        deaths=deaths,
         compression_level=settings.compression_level,
         seal_bytes=settings.seal_bytes,
         seal_after_s=settings.seal_after_s,

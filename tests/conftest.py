@@ -16,6 +16,13 @@ for name in [name for name in os.environ if name.startswith("NETWATCH_")]:
 THINNED: list[str] = []
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if FULL_SWEEPS:  # what is thinned elsewhere belongs to the soak as a whole
+        for item in items:
+            if "full_sweeps" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.soak)
+
+
 @pytest.fixture
 def full_sweeps() -> bool:
     """Whether a test runs all of its cases (scripts/soak), and not a sample that it names with `thinned`."""

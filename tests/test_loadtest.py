@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from netwatch.loadtest.__main__ import main
-from netwatch.loadtest.audit import Audit, audit, digest
+from netwatch.loadtest.audit import Audit, audit, digest, read_lines
 from netwatch.loadtest.chaos import Process, Server, Storm, descendants, wait_until
 from netwatch.loadtest.client import Load, parse_answer
 from netwatch.loadtest.ledger import Fate, Ledger, fate_of
@@ -247,6 +247,13 @@ def test_audit_beside_a_running_server_reads_open_segments_once(made: Made) -> N
     result = made.audit(live=True)
     assert result.failures() == []
     assert result.of_this_run == 6
+
+
+def test_a_segment_that_is_sealed_while_the_audit_runs_is_read_all_the_same(made: Made) -> None:
+    path = made.write("open/9f3a0c12-1.jsonl.zst.open")
+    with path.open("rb") as growing:
+        path.rename(made.write())
+        assert list(read_lines(path, growing)) == made.lines
 
 
 def test_audit_of_nothing_at_all_misses_every_acked_report(made: Made) -> None:

@@ -9,10 +9,11 @@ import falcon.asgi
 from falcon.asgi import Request, Response
 
 from netwatch import log
-from netwatch.errors import ERRORS, Refused, problem
+from netwatch.errors import ERRORS, Refused
 from netwatch.http.health import Livez, Readyz, Watched
 from netwatch.http.ingest import BrowserReports, Door, Reports, Storing
 from netwatch.http.openapi import OpenApi
+from netwatch.http.problem import PROBLEM_TYPE, problem
 from netwatch.settings import Settings
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 500: "internal"}
@@ -40,22 +41,22 @@ def create_app(link: WorkerLink, settings: Settings, middleware: Any = None) -> 
 async def _on_refused(_req: Request, resp: Response, error: Refused, _params: object) -> None:
     for name, value in error.headers.items():
         resp.set_header(name, value)
-    _answer(resp, error.code, error.document())
+    _answer(resp, error.code, error.detail, error.members)
 
 
 async def _on_http_error(_req: Request, resp: Response, error: falcon.HTTPError, _params: object) -> None:
     code = _CODES.get(error.status_code, "bad_request")
     if error.headers:
         resp.set_headers(error.headers)
-    _answer(resp, code, problem(code, error.description or ERRORS[code][1], {}))
+    _answer(resp, code, error.description or f"{ERRORS[code][1]}.")
 
 
 async def _on_failure(req: Request, resp: Response, error: Exception, _params: object) -> None:
     log.error("request_failed", path=req.path, error=repr(error))
-    _answer(resp, "internal", problem("internal", "This is a fault of the server; its log says more.", {}))
+    _answer(resp, "internal", "This is a fault of the server; its log says more.")
 
 
-def _answer(resp: Response, code: str, document: bytes) -> None:
-    resp.status, _ = ERRORS[code]
-    resp.content_type = "application/problem+json"
-    resp.data = document
+def _answer(resp: Response, code: str, detail: str, members: dict[str, object] | None = None) -> None:
+    resp.status = ERRORS[code][0]
+    resp.content_type = PROBLEM_TYPE
+    resp.data = problem(code, detail, members)

@@ -7,11 +7,13 @@ counted before they are read.
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import json
 import re
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from falcon.asgi import Request
@@ -26,6 +28,9 @@ _WHITE: Final = b" \t\r\n"
 _BOUNDARY: Final = re.compile(rb"\}\s*\{")
 _SPACES: Final = re.compile(r"[ \t\r\n]*")
 _TURN_S: Final = 0.005
+
+_LINES: Final = re.compile(rb"[^\s][^\n]*")
+"""Each line that is not blank, from its first character."""
 
 Raws = list[bytes] | list[msgspec.Raw]
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -75,21 +80,24 @@ async def read(req: Request, size: int | None, max_body_bytes: int, take: Callab
     return await encoding.decode(body, content_encoding, max_body_bytes, take)
 
 
-async def split(body: bytes, kind: str) -> Raws:
-    """The reports of a body, each still undecoded. Raises :class:`Refused` if there is none or the JSON is broken."""
+async def split(body: bytes, kind: str, max_reports: int) -> Raws:
+    """The reports of a body, each still undecoded, at most ``max_reports``.
+
+    Raises :class:`Refused` if there is none, if there are more, or if the JSON is broken. A body of millions of tiny
+    reports is refused before it is taken apart: each would need many times its size.
+    """
     if kind in NDJSON:
-        lines = [line for line in body.split(b"\n") if line and not line.isspace()]
-        if not lines:
-            raise Refused("empty_body", "Send at least one report.")
-        return lines
+        return _split_lines(body, max_reports)
     start = body[:64].lstrip(_WHITE) or body.lstrip(_WHITE)
     if not start:
-        raise Refused("empty_body", "Send at least one report.")
+        raise _empty()
     if start[:1] not in (b"[", b"{"):
         raise Refused("invalid_json", "Send a JSON object, or an array of objects.")
     if start[:1] == b"{":
-        return await _concatenated(body)
+        return await _concatenated(body, max_reports)
     try:
+        if body.count(b",") >= max_reports:
+            _demand_at_most(max_reports, body)
         return _decode_array(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Refused("invalid_json", f"Send valid JSON: {error}.") from None
@@ -97,7 +105,7 @@ async def split(body: bytes, kind: str) -> Raws:
         raise Refused("too_deep", "The body is nested too deeply.") from None
 
 
-async def _concatenated(body: bytes) -> list[bytes]:
+async def _concatenated(body: bytes, max_reports: int) -> list[bytes]:
     """One JSON value, or several one after the other, which older Fluent Bit sends as application/json."""
     if not _BOUNDARY.search(body):
         return [body]
@@ -109,6 +117,8 @@ async def _concatenated(body: bytes) -> list[bytes]:
         position = _end_of_white(text, 0)
         while position < len(text):
             _, end = scan(text, position)
+            if len(values) == max_reports:
+                raise _too_many(max_reports)
             values.append(text[position:end].encode())
             position = _end_of_white(text, end)
             await turn.give_way()
@@ -144,4 +154,41 @@ def _too_large(max_body_bytes: int) -> Refused:
         "body_too_large",
         f"Send at most {max_body_bytes} bytes in a body; split the request.",
         members={"limit": max_body_bytes},
+    )
+
+
+def _split_lines(body: bytes, max_reports: int) -> list[bytes]:
+    if body.count(b"\n") < max_reports:
+        lines = [line for line in body.split(b"\n") if line and not line.isspace()]
+    else:
+        lines = [match[0] for match in itertools.islice(_LINES.finditer(body), max_reports + 1)]
+        if len(lines) > max_reports:
+            raise _too_many(max_reports)
+    if not lines:
+        raise _empty()
+    return lines
+
+
+def _demand_at_most(count: int, array: bytes) -> None:
+    if _decode_first(count + 1)(array).last is not None:
+        raise _too_many(count)
+
+
+@functools.lru_cache(maxsize=1)
+def _decode_first(count: int) -> Callable[[bytes], Any]:
+    """Decodes the first ``count`` elements of an array, and skips the others, which then take no memory."""
+    members = [*(f"_{number}" for number in range(count - 1)), "last"]
+    first = msgspec.defstruct("First", [(member, msgspec.Raw, None) for member in members], array_like=True)
+    return msgspec.json.Decoder(first).decode
+
+
+def _empty() -> Refused:
+    return Refused("empty_body", "Send at least one report.")
+
+
+def _too_many(max_reports: int) -> Refused:
+    return Refused(
+        "too_many_reports",
+        f"Send at most {max_reports} reports in a request; split it.",
+        members={"limit": max_reports},
     )

@@ -14,6 +14,7 @@ _REASONS: Final = {
     "writer_away": "the writer is away",
     "disk_full": "the disk is below its reserve",
     "disk_error": "the disk fails",
+    "recovering": "the writer is still recovering what a crash left",
     "draining": "this server drains",
 }
 
@@ -32,6 +33,8 @@ class Livez:
         """This worker answers."""
         resp.media = {"status": "ok"}
 
+    on_head = on_get  # which some monitors send
+
 
 class Readyz:
     """The resource ``/readyz``."""
@@ -47,3 +50,5 @@ class Readyz:
         if reasons:
             resp.status = 503
             resp.set_header("Retry-After", "1")
+
+    on_head = on_get

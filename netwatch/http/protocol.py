@@ -7,15 +7,18 @@ pinned to its minor version, and tests/test_dependencies.py says so when one of 
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any, Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from netwatch.errors import Overloaded, Refused
+from netwatch.errors import ERRORS
+from netwatch.http.problem import PROBLEM_TYPE, problem
 from netwatch.settings import Settings
 
 MAX_HEADER_BYTES: Final = 64 * 1024
-"""A longer request header is refused with 400."""
+"""More than this is refused where no body comes: in a header, a trailer, a chunk's size."""
 DRAIN_IDLE_S: Final = 1.0
 """While draining, an idle keep-alive connection is closed after this long; a request until then is answered."""
 ANSWER_S: Final = 1.0
@@ -23,77 +26,90 @@ ANSWER_S: Final = 1.0
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection; what it is given, :func:`protocol_settings` sets."""
+    """One connection. The deadlines and the cap are those of the settings."""
 
     header_timeout_s: float
     body_timeout_s: float
     max_connections: int
-    _header_bytes = 0
-    _is_broken = False
     _deadline: asyncio.TimerHandle | None = None
+    _is_between = True
+    """No request has begun that is not there whole."""
     _is_header_there = False
-    _is_request_there = False
+    _is_offer = False
+    _is_over = False
+    _dry_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._deadline = self.loop.call_later(self.header_timeout_s, self._on_header_deadline)
-        if len(self.connections) > self.max_connections:
-            self._refuse(Overloaded("too_many_connections", "Try again later, or use fewer connections."))
         if self.app_state.get("draining"):
             self.shutdown()
+        if len(self.connections) > self.max_connections:
+            self._is_over = True
+            self._answer_instead("too_many_connections", "Use fewer connections, or try again later.")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unset_deadline()
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns None
+        """The client sends no more; what it sent whole is still answered, except over TLS, which has no half."""
+        if not self._is_answering or self.scheme == "https":
+            return False
+        self._is_over = True
+        self.cycle.keep_alive = False
+        return True
+
     def data_received(self, data: bytes) -> None:
-        if self._is_broken or self.transport.is_closing():
+        """Parse it, in place of uvicorn's own method: that one loses the bodies of requests that offer an upgrade."""
+        if self._is_over:
             return
-        super().data_received(data)
-        self._header_bytes = 0 if self._is_header_there else self._header_bytes + len(data)
-        if self._header_bytes > MAX_HEADER_BYTES:
-            self.send_400_response("")
-        elif self._is_request_there:
-            self._unset_deadline()
-        elif not self._deadline and not self.transport.is_closing():
+        self._unset_keepalive_if_required()
+        self._dry_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            if self._is_answering:
+                self._refuse("Wait for an answer before you offer another protocol.")
+            else:
+                self._decline(data[offer.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self._refuse("What came is no HTTP request.")
+            return
+        if self._dry_bytes > MAX_HEADER_BYTES:
+            self._refuse(f"Send a header of at most {MAX_HEADER_BYTES} bytes.")
+        elif not self._deadline and not self._is_answering and not self.transport.is_closing():
             self._deadline = self.loop.call_later(self.header_timeout_s, self._on_header_deadline)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._is_header_there = self._is_request_there = False
+        self._unset_deadline()
+        self._is_between = self._is_header_there = False
 
     def on_headers_complete(self) -> None:
+        self._dry_bytes = 0
+        self._is_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._is_offer:
+            return
         super().on_headers_complete()
+        self.headers = []  # a trailer is none of the request's
         self._is_header_there = True
         if self.app_state.get("draining"):
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        self._dry_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._is_request_there = True
+        if self._is_offer:
+            return
+        self._dry_bytes = 0
+        self._unset_deadline()
+        self._is_between = True
         self.scope["state"]["body_complete"] = True
         super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP in the form of every other error; a whole request before it is answered first."""
-        self._is_broken = True
-        if self.cycle and not self.cycle.more_body and not self.cycle.response_complete:
-            self.cycle.keep_alive = False
-            self._unset_deadline()
-        else:
-            self._refuse(Refused("bad_request", "Send valid HTTP/1.1."))
-
-    def _refuse(self, error: Refused) -> None:
-        """Answer the connection instead of a request, and close it."""
-        document = error.document()
-        headers = {
-            **error.headers,
-            "content-type": "application/problem+json",
-            "content-length": str(len(document)),
-            "connection": "close",
-        }
-        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self.transport.write(STATUS_LINE[error.status] + head.encode() + b"\r\n" + document)
-        self.transport.close()
 
     def shutdown(self) -> None:
         """Drain: answer what is there or comes soon, with ``connection: close``, and cut off what is too slow."""
@@ -105,12 +121,52 @@ class Protocol(HttpToolsProtocol):
         limit_s = self.config.timeout_graceful_shutdown or 0
         self.loop.call_later(max(limit_s - ANSWER_S, 0.0), self._cut_off)
 
+    @property
+    def _is_answering(self) -> bool:
+        """Whether the last request is there whole and waits for its answer."""
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+
+    def _decline(self, rest: bytes) -> None:
+        """Take a request that offers another protocol (Java's HTTP client offers h2c) as if it did not.
+
+        httptools ends such a request after its header and takes its body for bytes of the other protocol: parsed on,
+        they would be a second request.
+        """
+        version = self.parser.get_http_version().encode()
+        header = [b"%b: %b\r\n" % member for member in self.headers if member[0] != b"upgrade"]
+        start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.data_received(b"".join([start, *header, b"\r\n", rest]))
+
+    def _refuse(self, detail: str) -> None:
+        """Answer 400 and close; but what came whole before is answered first, for it may have been stored."""
+        self._is_over = True
+        self._unset_deadline()
+        if self._is_answering:
+            self.cycle.keep_alive = False
+        elif self.pipeline:
+            self.transport.abort()
+        else:
+            self._answer_instead("bad_request", detail)
+
+    def _answer_instead(self, code: str, detail: str) -> None:
+        """Answer the connection, where there is no request to answer, and close it."""
+        status, _ = ERRORS[code]
+        body = problem(code, detail)
+        headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", b"%d" % len(body))]
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers.append((b"retry-after", b"1"))
+        lines = [b"%b: %b\r\n" % header for header in [*self.server_state.default_headers, *headers]]
+        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"connection: close\r\n\r\n", body]))
+        self.transport.close()
+
     def _close_if_idle(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if self._is_between and (self.cycle is None or self.cycle.response_complete):
             self.transport.close()
 
     def _cut_off(self) -> None:
-        if not self._is_request_there:
+        if not self._is_between and not self._is_answering and not self.pipeline:
             self.transport.abort()
 
     def _on_header_deadline(self) -> None:

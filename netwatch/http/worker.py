@@ -22,6 +22,7 @@ from netwatch.settings import Settings
 _WORKER_TIMEOUT_S: Final = 30
 _KILL_S: Final = 0.5
 """Gunicorn kills what is left this long after a worker should have ended."""
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no types
@@ -84,6 +85,26 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
         return create_app(link, self._settings, middleware=[_LinkLifespan(link)])
 
 
+def _fork_without_losing_a_signal() -> None:
+    """Have a signal that meets a worker before it listens to any end it; Gunicorn's handlers, inherited, lose it.
+
+    That worker has taken no connection. Not ended, it would hold up a stop until Gunicorn kills it.
+    """
+
+    def block() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+    def reset() -> None:
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=reset)
+
+
 def _name_master(_master: Arbiter, _worker: GunicornWorker) -> None:
     process.set_title("gunicorn")  # Gunicorn has named itself by now
 
@@ -100,4 +121,5 @@ def run(settings: Settings, listener_fd: int, queue_path: str) -> None:
     os.environ.pop("NOTIFY_SOCKET", None)  # it would say that it is ready before a worker is
     Worker.CONFIG_KWARGS = protocol_settings(settings)
     signal.set_wakeup_fd(-1)
+    _fork_without_losing_a_signal()
     _Gunicorn(settings, listener_fd, queue_path).run()

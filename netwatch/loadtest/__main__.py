@@ -55,6 +55,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--batch", type=int, default=0, metavar="N", help="send NDJSON of N reports instead of single objects")
     add("--kill", choices=(*TARGETS, "mix"), help="SIGKILL this (stop: TERM to the supervisor) in the server's tree")
     add("--every", type=float, default=2.0, metavar="S", help="seconds between kills")
+    add("--kills", type=int, metavar="N", help="end the load after so many kills, at the latest after --duration")
     add("--seed", type=int, default=1, help="of the reports and of the choice of kills")
     add("--json", type=Path, metavar="FILE", help="write the summary as JSON")
     add("--log", type=Path, metavar="FILE", help="write every request's outcome as JSON lines")
@@ -103,7 +104,7 @@ def main(argv: Sequence[str], command: Sequence[str] | None = None) -> int:
                     shutil.rmtree(temporary)
                 return 1
             if options.kill:
-                storm = Storm(server, options.kill, options.every, options.seed)
+                storm = Storm(server, options.kill, options.every, options.seed, kills_total=options.kills)
         load = Load(server.url if server else options.url, reports, ledger, batch=options.batch, log=log)
         run_load(load, storm, options.duration)
         if server:
@@ -127,9 +128,11 @@ def main(argv: Sequence[str], command: Sequence[str] | None = None) -> int:
 
 
 def run_load(load: Load, storm: Storm | None, duration_s: float) -> None:
-    """The load in this thread and the storm in another; returns when both have ended."""
+    """The load in this thread and the storm in another, whose end is the load's; returns when both have ended."""
     with asyncio.Runner(loop_factory=new_loop) as runner, ThreadPoolExecutor(1) as thread:
         kills = thread.submit(storm.run) if storm else None
+        if kills:
+            kills.add_done_callback(lambda _: load.end())
         try:
             runner.run(load.run(duration_s))
         finally:

@@ -12,9 +12,10 @@ import subprocess
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from netwatch.loadtest.ledger import Fate, Ledger
 from netwatch.loadtest.reports import Reports
@@ -71,14 +72,22 @@ class Audit:
 
 def audit(data_dir: Path, ledger: Ledger, reports: Reports, *, live: bool = False) -> Audit:
     """Compare all that `data_dir` holds with what the run sent; `live`: a server still runs, with segments open."""
+    with ExitStack() as stack:
+        growing: dict[Path, IO[bytes]] = {}
+        if live:  # opened before reports/ is looked at, and kept: each may be sealed, and so renamed, at any moment
+            for path in files_below(data_dir / "open"):
+                with suppress(FileNotFoundError):
+                    growing[path] = stack.enter_context(path.open("rb"))
+        return _audit(data_dir, growing, ledger, reports, live=live)
+
+
+def _audit(data_dir: Path, growing: dict[Path, IO[bytes]], ledger: Ledger, reports: Reports, *, live: bool) -> Audit:
     result = Audit()
-    open_files = files_below(data_dir / "open")
     sealed: list[Path] = []
     if not live:
-        for path in open_files:
+        for path in files_below(data_dir / "open"):
             result.add("leftover", path.name)
-        open_files = []
-    taken = {match[1] for path in open_files if (match := _SEGMENT.search(path.name))}
+    taken = {match[1] for path in growing if (match := _SEGMENT.search(path.name))}
     for path in files_below(data_dir / "reports"):
         match = _SEGMENT.search(path.name)
         if match is None or match[2]:
@@ -91,8 +100,8 @@ def audit(data_dir: Path, ledger: Ledger, reports: Reports, *, live: bool = Fals
     for path in broken_files(sealed):
         result.add("broken_file", path.name)
     seen = [bytearray(len(fates)) for fates in ledger.fates]
-    for path in [*sealed, *open_files]:
-        for number, raw in enumerate(read_lines(path, torn=path in open_files), 1):
+    for path in [*sealed, *growing]:
+        for number, raw in enumerate(read_lines(path, growing.get(path)), 1):
             result.lines += 1
             _look_at(result, f"{path.name}:{number}", raw, ledger, reports, seen)
     for client, fates in enumerate(ledger.fates):
@@ -173,14 +182,18 @@ def _no_constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
-def read_lines(path: Path, *, torn: bool = False) -> Iterator[bytes]:
-    """The lines of a file as far as it decodes; `torn` leaves out a last one that has no end."""
+def read_lines(path: Path, growing: IO[bytes] | None = None) -> Iterator[bytes]:
+    """The lines of a file as far as it decodes; of one that still grows, and is open, without a last one half there."""
     with subprocess.Popen(
-        ["zstd", "-dcq", "--", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=1 << 20
+        ["zstd", "-dcq", *([] if growing else ["--", str(path)])],
+        stdin=growing or subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=1 << 20,
     ) as zstd:
         assert zstd.stdout is not None
         for line in zstd.stdout:
-            if line.endswith(b"\n") or not torn:
+            if line.endswith(b"\n") or not growing:
                 yield line
 
 

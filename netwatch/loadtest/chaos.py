@@ -217,7 +217,9 @@ def leftovers(data_dir: Path) -> list[str]:
 class Storm:
     """Kills by one kind, or a seeded mix of all, every so many seconds, until it is told to end."""
 
-    def __init__(self, server: Server, kind: str, every_s: float, seed: int) -> None:
+    def __init__(self, server: Server, kind: str, every_s: float, seed: int, *, kills_total: int | None = None) -> None:
+        """`kills_total`: end after so many."""
+        self._kills_total = kills_total or float("inf")
         self.kills: Counter[str] = Counter()
         self._server, self._kind, self._every_s = server, kind, every_s
         self._rng = random.Random(seed)
@@ -230,8 +232,8 @@ class Storm:
     def run(self) -> None:
         """Runs in a thread of its own; when it returns, a server is up, or a failure says why not."""
         next_s = time.monotonic() + self._every_s
-        while not self._over.wait(max(0.0, next_s - time.monotonic())):
-            next_s = max(next_s + self._every_s, time.monotonic())
+        while self.kills.total() < self._kills_total and not self._over.wait(max(0.0, next_s - time.monotonic())):
+            next_s = time.monotonic() + self._every_s  # never sooner after a late one, which would meet a backoff
             if self._server.wait_ready():
                 self.strike(self._rng.choice(TARGETS) if self._kind == "mix" else self._kind)
             else:

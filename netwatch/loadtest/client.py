@@ -144,18 +144,24 @@ class Load:
         self._reports, self._ledger, self._count, self._log = reports, ledger, max(1, batch), log
         self.tally = Tally()
         self.duration_s = 0.0
+        self._until_s = 0.0
+
+    def end(self) -> None:
+        """End :meth:`run` early; from any thread."""
+        self._until_s = 0.0
 
     async def run(self, duration_s: float) -> None:
         """Keep every client of the ledger busy for so long, then wait for the last answers."""
         start_s = time.monotonic()
+        self._until_s = start_s + duration_s
         async with asyncio.TaskGroup() as clients:
             for client in range(len(self._ledger.fates)):
-                clients.create_task(self._client(client, start_s + duration_s))
+                clients.create_task(self._client(client))
         self.duration_s = time.monotonic() - start_s
 
-    async def _client(self, client: int, until_s: float) -> None:
+    async def _client(self, client: int) -> None:
         connection: Connection | None = None
-        while time.monotonic() < until_s:
+        while time.monotonic() < self._until_s:
             numbers = self._ledger.take(client, self._count)
             request = self._request(client, numbers)
             start_s = time.monotonic()

@@ -6,6 +6,7 @@ fill. A failed operation raises OSError; nothing here is tried again, least of a
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -30,7 +31,9 @@ class Files:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.sync_directory(os.path.dirname(path))
         except OSError:
-            os.close(fd)
+            with contextlib.suppress(OSError):
+                os.unlink(path, dir_fd=self._root)
+            self.close(fd)
             raise
         return fd
 
@@ -69,8 +72,9 @@ class Files:
         os.ftruncate(fd, size)
 
     def close(self, fd: int) -> None:
-        """Let go of the file and its lock."""
-        os.close(fd)
+        """Let go of the file and its lock. It never fails: what counts was synced before."""
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
     def exists(self, path: str) -> bool:
         """Whether there is a file of that name."""
@@ -83,17 +87,14 @@ class Files:
     def publish(self, source: str, target: str) -> None:
         """Give the synced file ``source`` its final name; the name is durable when this returns."""
         directory = os.path.dirname(target)
-        if not self.exists(directory):
-            self.make_directory(directory)
+        self.make_directory(directory)
         os.rename(source, target, src_dir_fd=self._root, dst_dir_fd=self._root)
         self.sync_directory(directory)
 
     def set_aside(self, source: str, target: str) -> None:
         """Give ``source`` the second name ``target``, durably; no harm if it has it already."""
-        try:
+        with contextlib.suppress(FileExistsError):  # who made it may have died before it was durable
             os.link(source, target, src_dir_fd=self._root, dst_dir_fd=self._root)
-        except FileExistsError:
-            return
         self.sync_directory(os.path.dirname(target))
 
     def delete(self, path: str) -> None:
@@ -104,12 +105,13 @@ class Files:
             return
 
     def make_directory(self, path: str) -> None:
-        """A new directory whose name is durable when this returns; no harm if it exists."""
+        """A directory whose name is durable when this returns; no harm if it exists. A file there is an error."""
         try:
             os.mkdir(path, DIRECTORY_MODE, dir_fd=self._root)
-        except FileExistsError:
-            return
-        os.chmod(path, DIRECTORY_MODE, dir_fd=self._root)
+        except FileExistsError:  # who made it may have died before it was durable
+            os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root))
+        else:
+            os.chmod(path, DIRECTORY_MODE, dir_fd=self._root)
         self.sync_directory(os.path.dirname(path))
 
     def sync_directory(self, path: str) -> None:

@@ -22,7 +22,9 @@ from netwatch.reports import is_whole
 _LONGEST_HEADER: Final = 18
 _MAX_WINDOW_BYTES: Final = 32 * 1024 * 1024  # the highest level we write with asks for 8 MiB
 _MAX_LINE_BYTES: Final = 1100 * 1024 * 1024  # a little more than the largest `max_report_bytes`
+_MAX_BLOCK_BYTES: Final = 128 * 1024
 _RLE: Final = 1
+_RESERVED: Final = 3
 
 
 class Ending(enum.Enum):
@@ -100,9 +102,17 @@ class FrameReader:
         except zstandard.ZstdError:
             self._end(0, Ending.TORN if len(header) < _LONGEST_HEADER else self._broken_before(_LONGEST_HEADER))
             return
+        if len(header) < position:
+            self._end(0, Ending.TORN)
+            return
         while head := self._file.read(3):
             value = int.from_bytes(head, "little")
-            size = 1 if value >> 1 & 3 == _RLE else value >> 3
+            kind, size = value >> 1 & 3, value >> 3
+            if kind == _RESERVED or size > _MAX_BLOCK_BYTES:  # no tail of ours, wherever it was torn off
+                self._end(position, Ending.DAMAGED)
+                return
+            if kind == _RLE:
+                size = 1
             content = self._file.read(size)
             end = position + 3 + size
             if len(head) < 3 or len(content) < size:
@@ -140,7 +150,7 @@ class FrameReader:
 
         Pages that never reached the disk read as zeros; no block of ours ends in eight of them.
         """
-        return Ending.TORN if self._is_zero_from(max(end - 8, 0)) else Ending.DAMAGED
+        return Ending.TORN if self._is_zero_from(max(min(end - 1, self._size - 8), 0)) else Ending.DAMAGED
 
     def _is_zero_from(self, position: int) -> bool:
         while chunk := os.pread(self._fd, 1024 * 1024, position):

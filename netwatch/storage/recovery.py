@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 
 import zstandard
 
@@ -24,59 +25,106 @@ from netwatch.storage.segment import RECEIVED_AT
 
 @dataclasses.dataclass
 class Leftover:
-    """An open segment without a writer; ``fd`` holds its lock. ``recovered`` once its lines stand in a sealed file."""
+    """An open segment without a writer; ``fd`` holds its lock. ``recovered`` once its lines stand in a sealed file.
+
+    Its writer was dead at ``died_at_s`` (monotonic).
+    """
 
     id: SegmentId
     fd: int
     recovered: Recovered | None = None
+    died_at_s: float = float("inf")
     delete_at_s: float = float("inf")
 
 
 @dataclasses.dataclass
 class Recovered:
-    """What recovery found: the ids of the stored lines, the sealed file (None without a line), what was not usable."""
+    """What recovery found: the ids of the stored lines, the sealed file (None without a line), what was not usable.
+
+    ``ids`` is None while they were not read.
+    """
 
     path: str | None
-    ids: set[bytes]
+    ids: set[bytes] | None
     ending: Ending
     broken_bytes: int
     quarantined: str | None
 
 
 def find_leftovers(files: Files) -> list[Leftover]:
-    """The open segments that no live writer holds, locked; what interrupted recoveries wrote of others is removed."""
+    """The open segments that no live writer holds, locked; what interrupted recoveries wrote is removed.
+
+    Raises OSError when one cannot be opened: without its ids a resend could be stored twice.
+    """
     names = files.names(layout.OPEN)
     leftovers = []
     for name in names:
         segment_id = layout.open_segment(name)
         if segment_id and (fd := files.open_locked(segment_id.open_path)) is not None:
             leftovers.append(Leftover(segment_id, fd))
-    remaining = set(files.names(layout.OPEN))
+    ours = {leftover.id for leftover in leftovers}
+    others = {layout.open_segment(name) for name in files.names(layout.OPEN)} - ours
     for name in names:
-        stale = layout.recovering_segment(name)
-        if stale and stale.open_path.rpartition("/")[2] not in remaining:
-            files.delete(stale.recovering_path)
+        interrupted = layout.recovering_segment(name)
+        if interrupted and interrupted not in others:
+            with contextlib.suppress(OSError):  # it is in nobody's way; recovery itself says so if it is
+                files.delete(interrupted.recovering_path)
     return leftovers
 
 
-def recover(files: Files, leftover: Leftover, compression_level: int) -> Recovered:
-    """Bring the leftover's whole lines into a sealed file, durably. Raises OSError; it can be called again then."""
+def ids_held_by_others(files: Files, ours: Iterable[Leftover]) -> set[bytes]:
+    """The ids in the open segments of other writers: one may be recovering what a writer of our workers left."""
+    held = {layout.open_segment(name) for name in files.names(layout.OPEN)} - {leftover.id for leftover in ours}
+    ids = set[bytes]()
+    for segment_id in held - {None}:
+        assert segment_id
+        try:
+            fd = files.open_for_reading(segment_id.open_path)
+        except OSError:  # sealed meanwhile, so its writer lives and answers for itself
+            continue
+        try:
+            ids.update(line[ID] for line in FrameReader(fd).lines())
+        finally:
+            files.close(fd)
+    return ids
+
+
+def recover(files: Files, leftover: Leftover, compression_level: int, *, is_ours: bool = False) -> Recovered:
+    """Bring the leftover's whole lines into a sealed file, durably. Raises OSError; it can be called again then.
+
+    If the leftover ``is_ours``, of a writer that died while this server ran, a sealed file that stands is whole:
+    nothing has happened since that could have cut one of the two. So it is not compared, and many crashes in a row stay
+    short.
+    """
     reader = FrameReader(leftover.fd)
     line_lists = reader.line_lists()
     first = next((lines for lines in line_lists if lines), None)
-    path, ids, is_prefix = None, set[bytes](), True
+    path, ids, is_prefix, is_written = None, set[bytes](), True, False
     if first is not None:
         path = leftover.id.sealed_path(first[0][RECEIVED_AT].decode())
         line_lists = itertools.chain([first], line_lists)
         if files.exists(path):
+            files.sync_directory(os.path.dirname(path))  # who published it may have died before the name was durable
+            if is_ours:
+                return Recovered(path, None, Ending.OPEN, 0, None)
             ids, is_prefix = _compare(files, line_lists, path)
         else:
-            ids = _write(files, leftover.id, line_lists, path, compression_level)
+            with _deleted_on_failure(files, leftover.id.recovering_path):
+                ids = _write(files, leftover.id.recovering_path, line_lists, compression_level)
+            is_written = True
     quarantined = None
     if reader.ending is Ending.DAMAGED or not is_prefix:
         quarantined = leftover.id.quarantine_path
         files.set_aside(leftover.id.open_path, quarantined)
+    if path and is_written:  # last: a sealed file that stands says that all the rest is done
+        with _deleted_on_failure(files, leftover.id.recovering_path):
+            files.publish(leftover.id.recovering_path, path)
     return Recovered(path, ids, reader.ending, reader.broken_bytes, quarantined)
+
+
+def leftover_ids(leftover: Leftover) -> set[bytes]:
+    """The ids of the leftover's lines."""
+    return {line[ID] for lines in FrameReader(leftover.fd).line_lists() for line in lines}
 
 
 def dispose(files: Files, leftover: Leftover) -> None:
@@ -85,14 +133,11 @@ def dispose(files: Files, leftover: Leftover) -> None:
     files.close(leftover.fd)
 
 
-def _write(
-    files: Files, segment_id: SegmentId, line_lists: Iterable[list[bytes]], path: str, compression_level: int
-) -> set[bytes]:
-    """Seal the lines under ``path``; their ids."""
-    temporary = segment_id.recovering_path
-    files.delete(temporary)
+def _write(files: Files, path: str, line_lists: Iterable[list[bytes]], compression_level: int) -> set[bytes]:
+    """Write the lines to a new file, a whole segment, durably; their ids."""
+    files.delete(path)
     ids = set[bytes]()
-    fd = files.create(temporary)
+    fd = files.create(path)
     try:
         frame = zstandard.ZstdCompressor(level=compression_level, write_checksum=True).compressobj()
         for lines in line_lists:
@@ -101,14 +146,19 @@ def _write(
                 files.append(fd, compressed)
         files.append(fd, frame.flush())
         files.sync(fd)
-        files.publish(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            files.delete(temporary)
-        raise
     finally:
         files.close(fd)
     return ids
+
+
+@contextlib.contextmanager
+def _deleted_on_failure(files: Files, path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):
+            files.delete(path)
+        raise
 
 
 def _compare(files: Files, line_lists: Iterable[list[bytes]], path: str) -> tuple[set[bytes], bool]:

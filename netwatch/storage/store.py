@@ -7,7 +7,7 @@ failed is given up to recovery before the next group is taken; a leftover goes o
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
 from netwatch import log
@@ -24,20 +24,42 @@ from netwatch.storage.window import Window
 RESEND_S: Final = 10.0
 """A batch may be resent this long after it was first sent."""
 KEEP_LEFTOVER_S: Final = 15.0
-"""A leftover is kept this long after the writer began to take batches: longer than anything in it can be resent."""
+"""A leftover is kept this long after its writer died: longer than anything in it can be resent."""
 _RETRY_S: Final = 0.1
 _MAX_RETRY_S: Final = 5.0
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class _Backoff:
+    """When to try again what failed: at ``at_s``, and after each failure later."""
+
+    def __init__(self) -> None:
+        self.at_s = 0.0
+        self._wait_s = _RETRY_S
+
+    def failed(self, now_s: float) -> None:
+        self.at_s = now_s + self._wait_s
+        self._wait_s = min(self._wait_s * 2, _MAX_RETRY_S)
+
+    def reset(self) -> None:
+        self.at_s = 0.0
+        self._wait_s = _RETRY_S
+
+
 class Store:
-    """The segments of one writer process, below the data directory of ``files``. Times are monotonic, in seconds."""
+    """The segments of one writer process, below the data directory of ``files``. Times are monotonic, in seconds.
+
+    ``instance`` names the process in its files, and ``deaths`` says when the writers died whose workers it has now:
+    what was first sent after that stands in nothing they left.
+    """
 
     def __init__(
         self,
         files: Files,
         window: Window,
         *,
+        instance: str,
+        deaths: Mapping[str, float],
         compression_level: int,
         seal_bytes: int,
         seal_after_s: float,
@@ -51,13 +73,16 @@ class Store:
         self._seal_after_s = seal_after_s
         self._min_free_bytes = min_free_bytes
         self._is_synced = is_synced
-        self._instance = layout.new_instance()
+        self._instance = instance
+        self._deaths = deaths
         self._number = 0
         self._segment: Segment | None = None
         self._ahead: Segment | None = None
         self._leftovers: list[Leftover] = []
-        self._retry_s = _RETRY_S
-        self._retry_at_s = 0.0
+        self._others_ids = set[bytes]()
+        self._forget_others_at_s = 0.0
+        self._recovery = _Backoff()
+        self._opening = _Backoff()
 
     def start(self, now_s: float) -> None:
         """Make the folders, prove that files can be created, synced, renamed, deleted; recover. Raises OSError."""
@@ -65,6 +90,8 @@ class Store:
             self._files.make_directory(directory)
         self._prove()
         self._leftovers = recovery.find_leftovers(self._files)
+        self._others_ids = recovery.ids_held_by_others(self._files, self._leftovers)
+        self._forget_others_at_s = now_s + KEEP_LEFTOVER_S
         self._tend_leftovers(now_s)
         self._open_ahead(now_s)
 
@@ -85,18 +112,37 @@ class Store:
         """Whether every leftover's ids are known: only then can a resent line be told from a new one."""
         return all(leftover.recovered for leftover in self._leftovers)
 
-    def missing(self, lines: bytes | bytearray) -> bytes:
-        """Those of the ``lines``, resent or posted again under their key, that recovery did not read."""
-        known = [leftover.recovered.ids for leftover in self._leftovers if leftover.recovered]
+    def missing(self, lines: bytes | bytearray, first_sent_s: float) -> bytes:
+        """Those of the ``lines``, which may be stored since ``first_sent_s``, that no leftover holds.
+
+        Nor another server that may be recovering ours, nor the window of those posted under a key. Raises
+        :class:`Overloaded` while that cannot be told.
+        """
+        if not self.is_recovered:
+            raise Overloaded("recovering", "What a crash left is not recovered yet; try again later.")
+        known: list[Container[bytes]] = [
+            self._ids(leftover) for leftover in self._leftovers if first_sent_s <= leftover.died_at_s
+        ]
+        known += [self._others_ids, self.window.ids]
         return b"".join(
-            line
-            for line in bytes(lines).splitlines(keepends=True)
-            if not any(line[ID] in ids for ids in known) and not self.window.holds(line[ID])
+            line for line in bytes(lines).splitlines(keepends=True) if not any(line[ID] in ids for ids in known)
         )
+
+    @staticmethod
+    def _ids(leftover: Leftover) -> set[bytes]:
+        """The ids of what was recovered from the leftover, read when they are first needed."""
+        assert leftover.recovered
+        if leftover.recovered.ids is None:
+            leftover.recovered.ids = recovery.leftover_ids(leftover)
+        return leftover.recovered.ids
 
     def require_room(self) -> None:
         """Raise :class:`Overloaded` while the disk is below its reserve or refuses to give us a file."""
-        if self._files.free_bytes() < self._min_free_bytes:
+        try:
+            free_bytes = self._files.free_bytes()
+        except OSError as error:
+            raise Overloaded("disk_error", f"The disk failed: {error.strerror}; try again later.") from error
+        if free_bytes < self._min_free_bytes:
             raise Overloaded("disk_full", "The disk is below its reserve; try again later.", retry_after_s=10)
         if not self._segment and not self._ahead:
             raise Overloaded("disk_error", "The disk refuses a new file; try again later.", retry_after_s=5)
@@ -122,7 +168,9 @@ class Store:
         elif self._segment and now_s - self._segment.first_at_s >= self._seal_after_s:
             self.seal("age")
         self._tend_leftovers(now_s)
-        if self._ahead is None and now_s >= self._retry_at_s:
+        if now_s >= self._forget_others_at_s:
+            self._others_ids = set()
+        if self._ahead is None and now_s >= self._opening.at_s:
             self._open_ahead(now_s)
 
     def due_in_s(self, now_s: float) -> float:
@@ -130,8 +178,10 @@ class Store:
         due_s = [leftover.delete_at_s for leftover in self._leftovers]
         if self._segment:
             due_s.append(self._segment.first_at_s + self._seal_after_s)
-        if not self._ahead or not self.is_recovered:
-            due_s.append(self._retry_at_s)
+        if not self._ahead:
+            due_s.append(self._opening.at_s)
+        if not self.is_recovered:
+            due_s.append(self._recovery.at_s)
         return max(min(due_s, default=float("inf")) - now_s, 0.0)
 
     def seal(self, reason: str) -> None:
@@ -155,39 +205,56 @@ class Store:
     def close(self, now_s: float) -> bool:
         """Seal everything at the end of a drain; False if something had to be left for the next start."""
         self.seal("drain")
-        self._retry_at_s = 0.0
+        self._recovery.reset()
         self._tend_leftovers(now_s)
-        if self._ahead:
-            self._ahead.discard()
-            self._ahead = None
         for leftover in [leftover for leftover in self._leftovers if leftover.recovered]:
             self._dispose(leftover, now_s)
-        return not self._leftovers
+        is_ahead_left = bool(self._ahead) and not self._discard_ahead()
+        return not self._leftovers and not is_ahead_left
+
+    def _discard_ahead(self) -> bool:
+        ahead, self._ahead = self._ahead, None
+        assert ahead
+        try:
+            ahead.discard()
+        except OSError as error:
+            log.warning("segment_kept", segment=str(ahead.id), error=str(error))
+            return False
+        return True
 
     def _give_up(self, segment: Segment, event: str, error: OSError) -> None:
         log.error(event, segment=str(segment.id), error=str(error))
         self._segment = None
         self._leftovers.append(Leftover(segment.id, segment.fd))
-        self._retry_at_s = 0.0
+        self._recovery.reset()
 
     def _tend_leftovers(self, now_s: float) -> None:
-        is_retry_due = now_s >= self._retry_at_s
-        for leftover in list(self._leftovers):
-            if not leftover.recovered and is_retry_due:
+        unrecovered = [leftover for leftover in self._leftovers if not leftover.recovered]
+        if unrecovered and now_s >= self._recovery.at_s:
+            self._recovery.failed(now_s)  # until the last of them says otherwise
+            for leftover in unrecovered:
                 self._recover(leftover, now_s)
+            if all(leftover.recovered for leftover in unrecovered):
+                self._recovery.reset()
+        for leftover in list(self._leftovers):
             if leftover.recovered and now_s >= leftover.delete_at_s:
                 self._dispose(leftover, now_s)
 
     def _recover(self, leftover: Leftover, now_s: float) -> None:
         try:
-            recovered = recovery.recover(self._files, leftover, self._compression_level)
+            recovered = recovery.recover(
+                self._files, leftover, self._compression_level, is_ours=leftover.id.instance in self._deaths
+            )
         except OSError as error:
-            self._back_off(now_s)
-            log.error("recovery_failed", segment=str(leftover.id), error=str(error), retry_s=self._retry_s)
+            log.error(
+                "recovery_failed", segment=str(leftover.id), error=str(error), retry_s=self._recovery.at_s - now_s
+            )
             return
         leftover.recovered = recovered
-        self.window.learn(recovered.ids, now_s)
-        leftover.delete_at_s = now_s + KEEP_LEFTOVER_S if recovered.ids else now_s
+        leftover.died_at_s = self._deaths.get(leftover.id.instance, now_s)
+        leftover.delete_at_s = now_s if recovered.ids == set() else leftover.died_at_s + KEEP_LEFTOVER_S
+        if recovered.ids is None:  # the writer before this one has said so
+            return
         if recovered.path or recovered.ending is not Ending.OPEN:
             (log.error if recovered.quarantined else log.info)(
                 "segment_recovered",
@@ -200,6 +267,7 @@ class Store:
             )
 
     def _dispose(self, leftover: Leftover, now_s: float) -> None:
+        self.window.learn(self._ids(leftover), now_s)
         try:
             recovery.dispose(self._files, leftover)
         except OSError as error:
@@ -218,11 +286,7 @@ class Store:
                 is_synced=self._is_synced,
             )
         except OSError as error:
-            self._back_off(now_s)
-            log.error("open_failed", error=str(error), retry_s=self._retry_s)
+            self._opening.failed(now_s)
+            log.error("open_failed", error=str(error), retry_s=self._opening.at_s - now_s)
         else:
-            self._retry_s = _RETRY_S
-
-    def _back_off(self, now_s: float) -> None:
-        self._retry_at_s = now_s + self._retry_s
-        self._retry_s = min(self._retry_s * 2, _MAX_RETRY_S)
+            self._opening.reset()

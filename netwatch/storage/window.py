@@ -5,7 +5,7 @@ After a crash the window is filled again from what recovery reads: the ids of li
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 _VERSION = 14
 """Where the version of a UUID stands in its text; lines that came with a key have version 8."""
@@ -40,9 +40,10 @@ class Window:
         while len(self._ids) > self._max_keys:
             del self._ids[next(iter(self._ids))]
 
-    def holds(self, line_id: bytes) -> bool:
-        """Whether recovery read a line with this id that came with a key."""
-        return line_id in self._ids
+    @property
+    def ids(self) -> Container[bytes]:
+        """The ids of lines that recovery read and that came with a key."""
+        return self._ids
 
     def _is_over(self, entry: tuple[str, float] | None, now_s: float) -> bool:
         return entry is not None and entry[1] <= now_s - self._window_s

@@ -1,0 +1,156 @@
+"""The door without a server: a link written by hand, and ways to send a request through the whole ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import falcon.testing
+
+from netwatch.http.app import create_app
+from netwatch.settings import Settings
+
+PATH = "/api/v1/reports"
+REPORT = b'{"clientId":"c","hosts":[]}'
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+
+def report(number: int) -> bytes:
+    return b'{"clientId":"c%d","hosts":[]}' % number
+
+
+class FakeLink:
+    """A writer that stores at once, or does what it is told to."""
+
+    def __init__(self) -> None:
+        self.stored: list[bytes] = []
+        """What each call of `store` brought."""
+        self.refusal: Exception | None = None
+        self.is_holding = False
+        self.held: list[asyncio.Future[None]] = []
+        self.code: str | None = None
+        self.max_waits_s: list[float] = []
+
+    def store(self, lines: bytes) -> asyncio.Future[None]:
+        self.stored.append(lines)
+        ack: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.refusal:
+            ack.set_exception(self.refusal)
+        elif self.is_holding:
+            self.held.append(ack)
+        else:
+            ack.set_result(None)
+        return ack
+
+    def trouble(self, max_wait_s: float) -> str | None:
+        self.max_waits_s.append(max_wait_s)
+        return self.code
+
+    @property
+    def reports(self) -> list[Any]:
+        """What was stored, in order."""
+        return [json.loads(line)["report"] for lines in self.stored for line in lines.splitlines()]
+
+
+class Door:
+    """The application over a fake link; `settings` are those that differ from the default."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.link = FakeLink()
+        given: dict[str, Any] = {"name": "host1", "workers": 1, **settings}
+        self.settings = Settings(**given)
+        self.app = create_app(self.link, self.settings)
+        self._client = falcon.testing.TestClient(self.app)
+
+    def request(self, method: str, path: str, **options: Any) -> falcon.testing.Result:
+        options["extras"] = {"state": options.pop("state", {})}
+        result: falcon.testing.Result = self._client.simulate_request(method, path, **options)
+        return result
+
+    def post(self, body: bytes, kind: str | None = JSON, **options: Any) -> falcon.testing.Result:
+        headers = options.pop("headers", {}) | ({"content-type": kind} if kind is not None else {})
+        return self.request("POST", PATH, body=body, headers=headers, **options)
+
+
+class Exchange:
+    """One POST, event by event: `chunks` are the body, `is_whole` whether its end came before the connection's."""
+
+    def __init__(
+        self, door: Door, chunks: Iterable[bytes], *, size: int | None = None, is_whole: bool = True, kind: str = JSON
+    ) -> None:
+        self._app = door.app
+        self._chunks = list(chunks)
+        self._is_whole = is_whole
+        self.gate = asyncio.Event()
+        """Set it to let the body's end through, or the connection's."""
+        self.gate.set()
+        self.state: dict[str, Any] = {}
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        framing = (b"transfer-encoding", b"chunked") if size is None else (b"content-length", b"%d" % size)
+        self._scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "path": PATH,
+            "raw_path": PATH.encode(),
+            "query_string": b"",
+            "headers": [(b"host", b"x"), (b"content-type", kind.encode()), framing],
+            "scheme": "http",
+            "server": ("127.0.0.1", 80),
+            "client": ("127.0.0.1", 1),
+            "state": self.state,
+        }
+
+    async def run(self) -> dict[str, Any]:
+        """The answer, decoded; {} if none came."""
+        await self._app(self._scope, self._receive, self._send)
+        answer: dict[str, Any] = json.loads(self.body or b"{}")
+        return answer
+
+    async def _receive(self) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        if self._chunks:
+            return {"type": "http.request", "body": self._chunks.pop(0), "more_body": True}
+        await self.gate.wait()
+        if not self._is_whole:
+            return {"type": "http.disconnect"}
+        self.state["body_complete"] = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+        else:
+            self.body += message.get("body", b"")
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop's other tasks run until the condition holds."""
+    deadline_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0)
+
+
+def problem_of(result: falcon.testing.Result) -> dict[str, Any]:
+    """The problem document that the answer is, checked for what all have in common."""
+    assert result.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = json.loads(result.content)
+    assert document["status"] == result.status_code
+    assert document["type"].startswith("urn:netwatch:error:")
+    assert document["title"]
+    assert document["detail"].endswith(".")
+    return document
+
+
+def code_of(result: falcon.testing.Result) -> str:
+    code: str = problem_of(result)["type"].removeprefix("urn:netwatch:error:")
+    return code
