@@ -192,15 +192,15 @@ class Lines:
         self._max_depth = max_depth
         self._times = _Times()
 
-    def line(self, raw: bytes | msgspec.Raw, now_ns: int, line_id: str, address: bytes) -> bytes:
+    def line(self, raw: bytes | msgspec.Raw, now_ns: int, line_id: str = "", address: bytes = b"") -> bytes:
         """The report ``raw``, received at ``now_ns`` (ns since the epoch), as a line. Raises :class:`Rejected`.
 
-        ``address`` is what :meth:`address_member` gives, or b"".
+        Without a ``line_id`` it gets a new one; ``address`` is what :func:`address_member` gives.
         """
         if len(raw) > _WIDEST * self._max_report_bytes:  # before it is decoded: that costs many times its size
             raise self._too_large()
         report = encode_report(raw, self._max_depth)
-        head = f'{{"id":"{line_id}","receivedAt":"{self._times.text(now_ns)}","kind":"report"'
+        head = f'{{"id":"{line_id or new_id(now_ns)}","receivedAt":"{self._times.text(now_ns)}","kind":"report"'
         return self._finished(b'%b%b%b,"report":%b' % (head.encode(), self._server, address, report))
 
     def browser_line(
@@ -214,7 +214,9 @@ class Lines:
             raise Rejected("kind_ignored", "Reports of this type are not kept here.")
         received_at = self._times.text(now_ns)
         generated_at = _Times().text(now_ns - int(age_ms * 1_000_000))
-        head = f'{{"id":"{line_id}","receivedAt":"{received_at}","generatedAt":"{generated_at}","kind":'
+        head = (
+            f'{{"id":"{line_id or new_id(now_ns)}","receivedAt":"{received_at}","generatedAt":"{generated_at}","kind":'
+        )
         return self._finished(b'%b%b%b%b,"report":%b' % (head.encode(), _encode(kind), self._server, address, report))
 
     def _finished(self, line: bytes) -> bytes:

@@ -108,7 +108,7 @@ class Writer:
         new: list[bytes | bytearray] = []
         results = []
         position = 0
-        own_claims = {}
+        own_claims: dict[bytes, str] = {}
         for key, start, end in [*batch.keyed, (b"", len(batch.lines), len(batch.lines))]:
             between = batch.lines[position:start]
             new.append(self._store.missing(between, batch.first_sent_s) if batch.is_resend else between)

@@ -14,7 +14,7 @@ from netwatch.reports import Lines
 
 HELLO: Final = struct.Struct("<4s16s")
 BATCH: Final = struct.Struct("<IQQB")
-ACK: Final = struct.Struct("<QB")
+ACK: Final = struct.Struct("<QBI")
 MAGIC: Final = b"nwq1"
 RESEND: Final = 1
 OUTCOMES: Final = ("stored", "disk_full", "disk_error", "recovering", "unknown")
@@ -72,7 +72,8 @@ class RawLink:
             if not data:
                 raise EOFError
             self._received += data
-        number, outcome = ACK.unpack_from(self._received)
+        number, outcome, results = ACK.unpack_from(self._received)
+        assert not results, "no request of these batches has a key"
         self._received = self._received[ACK.size :]
         return number, OUTCOMES[outcome]
 

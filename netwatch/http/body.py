@@ -109,7 +109,7 @@ async def _concatenated(body: bytes, max_reports: int) -> list[bytes]:
     """One JSON value, or several one after the other, which older Fluent Bit sends as application/json."""
     if not _BOUNDARY.search(body):
         return [body]
-    values = []
+    values: list[bytes] = []
     turn = Turn()
     scan = json.JSONDecoder().raw_decode
     try:

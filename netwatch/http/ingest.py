@@ -19,7 +19,7 @@ from netwatch.http import body
 from netwatch.http.access import Access, Sender, truncated
 from netwatch.http.body import Raws, Turn
 from netwatch.http.in_flight import InFlight
-from netwatch.reports import ID, Key, Lines, address_member, new_id
+from netwatch.reports import ID, Key, Lines, address_member
 from netwatch.settings import Settings
 
 MAX_ERRORS: Final = 100
@@ -112,7 +112,7 @@ class Door:
         turn = Turn()
         for index, report in enumerate(reports):
             try:
-                lines.append(make_line(report, now_ns, key.id(index) if key else new_id(now_ns), address))
+                lines.append(make_line(report, now_ns, key.id(index) if key else "", address))
             except Rejected as error:
                 rejected += 1
                 if len(errors) < MAX_ERRORS:
