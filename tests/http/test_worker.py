@@ -103,11 +103,11 @@ def answer_batches(listener: socket.socket) -> None:
     def serve(link: socket.socket) -> None:
         with link, link.makefile("rb") as stream, contextlib.suppress(OSError):
             stream.read(20)
-            link.sendall(struct.pack("<QB", 0, 0))
+            link.sendall(struct.pack("<QBI", 0, 0, 0))
             while header := stream.read(21):
                 size, number, _, _ = struct.unpack("<IQQB", header)
                 stream.read(size)
-                link.sendall(struct.pack("<QB", number, 0))
+                link.sendall(struct.pack("<QBI", number, 0, 0))
 
     while True:
         try:
