@@ -229,7 +229,7 @@ class Settings:
         dict, _tokens, "who may post, name:token with commas between; by default everybody", is_secret=True
     )
     tokens_file: Path | None = _setting(
-        _credential, _file, "a file of name:token lines, such as the systemd credential `tokens`, which is the default"
+        _credential, _file, "a file of name:token lines; by default the systemd credential `tokens`, if there is one"
     )
     allowed_origins: tuple[str, ...] = _setting(
         (), _origins, "origins whose pages may post, with commas between, or * for all; by default only our own"
