@@ -24,6 +24,8 @@ class InFlight:
 
     def take(self, client: str, size: int, *, is_page: bool) -> None:
         """Count ``size`` more bytes for ``client``, or raise :class:`Overloaded` at once."""
+        if not size:  # or whoever waits with an empty body would halve the share of the others
+            return
         limit = self.limit_bytes if is_page else self._open_bytes
         held = self._clients.get(client, 0)
         if self.bytes + size > limit:
@@ -37,6 +39,8 @@ class InFlight:
 
     def give(self, client: str, size: int) -> None:
         """The answer is made: ``size`` bytes less."""
+        if not size:
+            return
         self.bytes -= size
         self._clients[client] -= size
         if not self._clients[client]:

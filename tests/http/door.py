@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import falcon.testing
@@ -89,7 +89,16 @@ class Exchange:
     """One POST, event by event: `chunks` are the body, `is_whole` whether its end came before the connection's."""
 
     def __init__(
-        self, door: Door, chunks: Iterable[bytes], *, size: int | None = None, is_whole: bool = True, kind: str = JSON
+        self,
+        door: Door,
+        chunks: Iterable[bytes],
+        *,
+        size: int | None = None,
+        is_whole: bool = True,
+        kind: str = JSON,
+        path: str = PATH,
+        client: str = "127.0.0.1",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._app = door.app
         self._chunks = list(chunks)
@@ -98,22 +107,25 @@ class Exchange:
         """Set it to let the body's end through, or the connection's."""
         self.gate.set()
         self.state: dict[str, Any] = {}
+        self.is_begun = False
+        """Whether the body is being read."""
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
         framing = (b"transfer-encoding", b"chunked") if size is None else (b"content-length", b"%d" % size)
+        more = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         self._scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "method": "POST",
-            "path": PATH,
-            "raw_path": PATH.encode(),
+            "path": path,
+            "raw_path": path.encode(),
             "query_string": b"",
-            "headers": [(b"host", b"x"), (b"content-type", kind.encode()), framing],
+            "headers": [(b"host", b"x"), (b"content-type", kind.encode()), framing, *more],
             "scheme": "http",
             "server": ("127.0.0.1", 80),
-            "client": ("127.0.0.1", 1),
+            "client": (client, 1),
             "state": self.state,
         }
 
@@ -125,6 +137,7 @@ class Exchange:
 
     async def _receive(self) -> dict[str, Any]:
         await asyncio.sleep(0)
+        self.is_begun = True
         if self._chunks:
             return {"type": "http.request", "body": self._chunks.pop(0), "more_body": True}
         await self.gate.wait()
