@@ -201,7 +201,7 @@ def _setting(
         "is_secret": is_secret,
     }
     if callable(default):
-        return dataclasses.field(default_factory=default, metadata=metadata)
+        return dataclasses.field(default_factory=default, metadata=metadata, repr=not is_secret)
     return dataclasses.field(default=default, metadata=metadata)
 
 

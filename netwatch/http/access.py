@@ -61,10 +61,11 @@ class Access:
 
     def _admit_origin(self, origin: str, req: Request, resp: Response) -> None:
         resp.append_header("Vary", "Origin")
+        host = origin.partition("://")[2]
         if origin in self._origins or "*" in self._origins:
             resp.set_header("Access-Control-Allow-Origin", origin)
             resp.set_header("Access-Control-Allow-Credentials", "true")
-        elif origin.partition("://")[2] != req.get_header("host"):
+        elif not host or host != req.get_header("host"):
             raise Refused(
                 "origin_not_allowed", "Pages of this origin may not post here; allowed_origins names those that may."
             )
@@ -73,7 +74,7 @@ class Access:
         """The name of the token that came in the header or, as a beacon has no headers, in the query."""
         scheme, _, given = (req.get_header("authorization") or "").partition(" ")
         if not given or scheme.lower() != "bearer":
-            given = req.get_param("token") or ""
+            given = (req.get_param("token") or "").replace(" ", "+")  # which a query that nobody encoded has for it
         if not given:
             raise Refused(
                 "token_missing", "Send a token: Authorization: Bearer …, or ?token=… from a beacon.", headers=_CHALLENGE
@@ -87,7 +88,7 @@ class Access:
     def _address(self, req: Request) -> str:
         """The client's address: the peer's, or what the proxies that are trusted say of it, the nearest first."""
         client = req.scope.get("client")
-        address = str(client[0]) if client else ""
+        address = _plain(str(client[0])) if client else ""
         if not self._proxies or not self._is_trusted(address):
             return address
         for hop in reversed(_hops(req)):
@@ -111,8 +112,14 @@ def _hops(req: Request) -> list[str]:
 
 def _without_port(node: str) -> str:
     if node.startswith("["):
-        return node[1:].partition("]")[0]
-    return node.partition(":")[0] if node.count(":") == 1 else node
+        return _plain(node[1:].partition("]")[0])
+    return node.partition(":")[0] if node.count(":") == 1 else _plain(node)
+
+
+def _plain(address: str) -> str:
+    """The address, an IPv4 one also where a socket of both families writes it as ``::ffff:192.0.2.1``."""
+    mapped = ipaddress.IPv6Address(address).ipv4_mapped if ":" in address and _is_address(address) else None
+    return str(mapped) if mapped else address
 
 
 def _is_address(text: str) -> bool:

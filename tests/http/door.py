@@ -98,6 +98,7 @@ class Exchange:
         kind: str = JSON,
         path: str = PATH,
         client: str = "127.0.0.1",
+        host: str | None = "x",
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._app = door.app
@@ -113,7 +114,8 @@ class Exchange:
         self.headers: dict[str, str] = {}
         self.body = b""
         framing = (b"transfer-encoding", b"chunked") if size is None else (b"content-length", b"%d" % size)
-        more = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        more = [] if host is None else [(b"host", host.encode())]
+        more += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         self._scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -122,7 +124,7 @@ class Exchange:
             "path": path,
             "raw_path": path.encode(),
             "query_string": b"",
-            "headers": [(b"host", b"x"), (b"content-type", kind.encode()), framing, *more],
+            "headers": [(b"content-type", kind.encode()), framing, *more],
             "scheme": "http",
             "server": ("127.0.0.1", 80),
             "client": (client, 1),
