@@ -23,7 +23,7 @@ from netwatch.reports import ID, Key, Lines, address_member
 from netwatch.settings import Settings
 
 MAX_ERRORS: Final = 100
-_KEY: Final = re.compile(r'"([!-~]{1,128})"|([!-~]{1,128})')
+_KEY: Final = re.compile(r'"([!-~]{1,128})"|(?!""$)([!-~]{1,128})')
 
 _encode = msgspec.json.Encoder().encode
 MakeLine = Callable[[bytes | msgspec.Raw, int, str, bytes], bytes]
@@ -49,9 +49,19 @@ class Storing(Protocol):
 
 
 class _Made(NamedTuple):
-    """What a body's reports became."""
+    """What a body's reports became: lines, and what is wrong with the first of the others, and how many those are."""
 
     lines: list[bytes]
+    errors: list[dict[str, Any]]
+    rejected: int
+
+
+class _Taken(NamedTuple):
+    """What became of a request: how many lines it had, how many of them are new, and the id of its first answer."""
+
+    first_id: str | None
+    lines_total: int
+    accepted: int
     errors: list[dict[str, Any]]
     rejected: int
 
@@ -70,7 +80,7 @@ class Door:
 
     async def take(
         self, req: Request, sender: Sender, kinds: frozenset[str], make_line: MakeLine, key: Key | None
-    ) -> tuple[_Made, Ack | None]:
+    ) -> _Taken:
         """Read one request and store its valid reports; raises :class:`Refused` where it must be refused whole."""
         max_body_bytes = self.settings.max_body_bytes
         kind = body.media_type(req, kinds)
@@ -86,15 +96,21 @@ class Door:
         take(size or 0)
         try:
             max_reports = self.settings.max_reports
-            raw = await body.read(req, size, max_body_bytes, take)
-            reports = await body.split(raw, kind, max_reports)
-            del raw  # a waiting request keeps its bytes once
-            made = await self._make_lines(reports, make_line, key, self._address(sender))
-            lines = made.lines
+            reports = await body.split(await body.read(req, size, max_body_bytes, take), kind, max_reports)
+            lines, errors, rejected = await self._make_lines(reports, make_line, key, self._address(sender))
             if not lines:
-                return made, None
-            joined = lines[0] if len(lines) == 1 else b"".join(lines)
-            return made, await self.link.store(joined, key.digest if key else b"")
+                return _Taken(None, 0, 0, errors, rejected)
+            first_id, lines_total = lines[0][ID].decode(), len(lines)
+            stored = self.link.store(b"".join(lines), key.digest if key else b"")
+            del reports, lines  # nothing of the request is kept twice while it waits: the link has it
+            ack: Ack | None = await stored
+            return _Taken(
+                ack.first_id if ack else first_id,
+                lines_total,
+                ack.accepted if ack else lines_total,
+                errors,
+                rejected,
+            )
         finally:
             self._in_flight.give(client, taken)
 
@@ -138,25 +154,23 @@ class Reports:
         """Store the reports of one request."""
         sender = self._door.access.admit(req, resp)
         key = _key(req, sender)
-        made, ack = await self._door.take(req, sender, body.JSON | body.NDJSON, self._door.lines.line, key)
-        if not made.lines and made.errors:
-            is_one = made.rejected == 1
+        taken = await self._door.take(req, sender, body.JSON | body.NDJSON, self._door.lines.line, key)
+        if not taken.lines_total and taken.errors:
+            is_one = taken.rejected == 1
             raise Refused(
-                made.errors[0]["code"] if is_one else "no_valid_report",
-                made.errors[0]["detail"] if is_one else "Nothing was stored; see errors.",
-                members={"rejected": made.rejected, "errors": made.errors},
+                taken.errors[0]["code"] if is_one else "no_valid_report",
+                taken.errors[0]["detail"] if is_one else "Nothing was stored; see errors.",
+                members={"rejected": taken.rejected, "errors": taken.errors},
             )
-        accepted = ack.accepted if ack else len(made.lines)
-        first_id = ack.first_id if ack else made.lines[0][ID].decode() if made.lines else None
         resp.content_type = "application/json"
         resp.data = _encode(
             {
-                "id": first_id,
-                "accepted": accepted,
-                "duplicates": len(made.lines) - accepted,
-                "rejected": made.rejected,
+                "id": taken.first_id,
+                "accepted": taken.accepted,
+                "duplicates": taken.lines_total - taken.accepted,
+                "rejected": taken.rejected,
                 "durability": self._durability,
-                "errors": made.errors,
+                "errors": taken.errors,
             }
         )
 
