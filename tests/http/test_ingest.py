@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -326,6 +327,28 @@ def test_a_request_that_is_cancelled_gives_back_its_bytes(size: int | None, in_f
 
     asyncio.run(scenario(True))
     asyncio.run(scenario(False))
+
+
+def test_a_waiting_request_is_kept_by_its_link_only() -> None:
+    """Kept by the resource too, what a frozen writer holds up would need a multiple of its bytes."""
+
+    async def scenario() -> None:
+        door = Door()
+        door.link.is_holding = True
+        size, count = 10 * KIB, 200
+        sent = b"\n".join([b'{"clientId":"c","hosts":[],"x":"%b"}' % (b"x" * size)] * count)
+        exchange = Exchange(door, [sent], size=len(sent), kind=NDJSON)
+        del sent
+        tracemalloc.start()
+        running = asyncio.create_task(exchange.run())
+        await until(lambda: door.link.held)
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept_bytes < 1.5 * size * count
+        door.link.held.pop().set_result(None)
+        assert (await running)["accepted"] == count
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("size", [None, len(REPORT) + 1])
