@@ -141,7 +141,7 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
         INGEST,
         "            self._in_flight.give(client, taken)\n",
         "            self._in_flight.give(client, size or 0)\n",
-        ["http/test_encoding.py::test_an_encoded_body_is_the_same_as_a_plain_one"],
+        ["http/test_ingest.py::test_a_request_that_is_cancelled_gives_back_its_bytes"],
     ),
     "a waiting request kept twice": (
         INGEST,
@@ -219,7 +219,7 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
         "storage/store.py",
         "        self.window.learn(self._ids(leftover), now_s)\n",
         "",
-        ["test_store.py::test_what_a_leftover_had_under_a_key_is_known_for_the_window_when_the_leftover_is_gone"],
+        ["test_store.py::test_what_a_leftover_had_under_a_key_is_known_when_it_is_gone"],
     ),
     "a window without an end": (
         "storage/window.py",

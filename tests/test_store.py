@@ -222,7 +222,7 @@ def with_key(number: int) -> bytes:
     return b'%b,"crc":"%08x"}\n' % (start, zlib.crc32(start))
 
 
-def test_what_a_leftover_had_under_a_key_is_known_for_the_window_when_the_leftover_is_gone(disk: Disk) -> None:
+def test_what_a_leftover_had_under_a_key_is_known_when_it_is_gone(disk: Disk) -> None:
     store = started(disk)
     plain = made_line(2)
     lines = with_key(0) + with_key(1) + plain
