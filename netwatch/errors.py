@@ -19,12 +19,22 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     "no_valid_report": (400, "No report in the request is valid"),
     "empty_body": (400, "The body is empty"),
     "incomplete_body": (400, "The body ended early"),
+    "kind_ignored": (204, "Browser reports of this type are not kept"),
+    "invalid_encoding": (400, "The body is not what its Content-Encoding says"),
+    "invalid_key": (400, "The idempotency key is not valid"),
     "bad_request": (400, "The request is not valid HTTP"),
+    "token_missing": (401, "A token is needed"),
+    "token_unknown": (401, "The token is not known"),
+    "origin_not_allowed": (403, "Pages of this origin may not post here"),
     "not_found": (404, "There is nothing at this path"),
     "method_not_allowed": (405, "This path does not take this method"),
+    "endpoint_retired": (410, "Browser reports are not taken here any more"),
     "body_too_large": (413, "The body is too large"),
     "too_many_reports": (413, "The request holds too many reports"),
     "unsupported_media_type": (415, "This media type is not taken"),
+    "unsupported_encoding": (415, "This content encoding is not taken"),
+    "over_share": (429, "This client has more than its share of bytes in flight"),
+    "too_many_connections": (503, "Too many connections are open"),
     "overloaded": (503, "Too many bytes are in flight"),
     "ack_timeout": (503, "The writer did not answer in time"),
     "disk_full": (503, "The disk is full or below its reserve"),
@@ -51,7 +61,7 @@ class Refused(Exception):
     ) -> None:
         super().__init__(detail)
         self.code = code
-        self.status, self.title = ERRORS[code]
+        self.status, _ = ERRORS[code]
         self.detail = detail
         self.members = members or {}
         self.headers = headers or {}

@@ -7,7 +7,9 @@ into the next batch, so batching needs no timer, an ack that was sent is always 
 is one batch. A worker whose link breaks connects again and sends that batch again, marked as a resend.
 
 From a worker: once ``magic, link id``, then batches ``size, number, first sent (monotonic ns), flags`` and the lines.
-From the writer: ``number, outcome`` for each batch, and with number 0 what a batch sent now would get (a sign of life).
+Where requests have an idempotency key, a table stands before the lines: ``count`` and for each ``key, start, end``.
+From the writer: ``number, outcome, count`` for each batch and ``accepted lines, first id`` for each request with a key;
+with number 0 what a batch sent now would get (a sign of life).
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import socket
 import struct
 import time
 from collections import deque
-from typing import Final, cast
+from collections.abc import Sequence
+from typing import Final, NamedTuple, cast
 
 from netwatch.errors import Overloaded
 from netwatch.reports import is_whole
@@ -38,16 +41,27 @@ _REFUSALS: Final = {
 _HELLO: Final = struct.Struct("<4s16s")
 _MAGIC: Final = b"nwq1"
 _BATCH: Final = struct.Struct("<IQQB")
-_ACK: Final = struct.Struct("<QB")
-_RESEND: Final = 1
-_READ_BYTES: Final = 64 * 1024
+_ACK: Final = struct.Struct("<QBI")
+_COUNT: Final = struct.Struct("<I")
+_KEYED: Final = struct.Struct("<16sII")
+_RESULT: Final = struct.Struct("<I36s")
 _LINE_START: Final = b'{"id":"'
 _LINE_END: Final = b'"}\n'
 _ASCII_BYTES: Final = 86
 """A line begins with so many bytes that are ASCII whatever was reported."""
+_RESEND: Final = 1
+_HAS_KEYS: Final = 2
+_READ_BYTES: Final = 64 * 1024
 _REMEMBER_S: Final = 60.0
 _MIN_RECONNECT_S: Final = 0.01
 _MAX_RECONNECT_S: Final = 0.5
+
+
+class Stored(NamedTuple):
+    """What became of a request with a key: how many of its lines are new, and the id that its first answer gave."""
+
+    accepted: int
+    first_id: str
 
 
 @dataclasses.dataclass(slots=True)
@@ -55,7 +69,8 @@ class _Request:
     """One request's lines on their way, and who waits for their ack."""
 
     lines: bytes
-    stored: asyncio.Future[None]
+    key: bytes
+    stored: asyncio.Future[Stored | None]
     deadline_s: float
 
 
@@ -71,7 +86,8 @@ class Link(asyncio.Protocol):
         self._number = 0
         self._first_sent_ns = 0
         self._in_flight: list[_Request] = []
-        self._lines = b""
+        self._payload = b""
+        self._flags = 0
         self._gathering: deque[_Request] = deque()
         self._is_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -87,11 +103,14 @@ class Link(asyncio.Protocol):
         self._heard_at_s = self._loop.time()
         self._connecting = self._loop.create_task(self._connect())
 
-    def store(self, lines: bytes) -> asyncio.Future[None]:
-        """Hand over one request's lines; the future is done when they are safe, or raises :class:`Overloaded`."""
-        stored = self._loop.create_future()
+    def store(self, lines: bytes, key: bytes = b"") -> asyncio.Future[Stored | None]:
+        """Hand over one request's lines; the future is done when they are safe, or raises :class:`Overloaded`.
+
+        ``key`` is the digest (16 bytes) of the request's idempotency key; only then is there a result.
+        """
+        stored: asyncio.Future[Stored | None] = self._loop.create_future()
         deadline_s = self._loop.time() + self._ack_timeout_s
-        self._gathering.append(_Request(lines, stored, deadline_s))
+        self._gathering.append(_Request(lines, key, stored, deadline_s))
         if not self._timer:
             self._timer = self._loop.call_at(deadline_s, self._expire)
         if not self._is_due:  # at the end of this turn of the loop, so that what arrives together goes together
@@ -139,23 +158,30 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take acks."""
         data = self._received + data
-        end = len(data) - len(data) % _ACK.size
-        self._received = data[end:]
+        position = 0
         self._heard_at_s = self._loop.time()
         self._pause_s = 0.0
-        for number, outcome in _ACK.iter_unpack(data[:end]):
+        while len(data) - position >= _ACK.size:
+            number, outcome, count = _ACK.unpack_from(data, position)
+            end = position + _ACK.size + count * _RESULT.size
+            if end > len(data):
+                break
             if number == 0:
                 self._outcome = _OUTCOMES[outcome]
             elif number == self._number and self._in_flight:
-                self._settle(_OUTCOMES[outcome])
+                self._settle(_OUTCOMES[outcome], data[position + _ACK.size : end])
+            position = end
+        self._received = data[position:]
 
-    def _settle(self, outcome: str) -> None:
-        requests, self._in_flight, self._lines = self._in_flight, [], b""
+    def _settle(self, outcome: str, results: bytes) -> None:
+        requests, self._in_flight, self._payload = self._in_flight, [], b""
+        stored = iter([Stored(accepted, first.decode()) for accepted, first in _RESULT.iter_unpack(results)])
         for request in requests:
+            result = next(stored, None) if request.key else None
             if request.stored.done():  # it waited too long
                 continue
             if outcome == STORED:
-                request.stored.set_result(None)
+                request.stored.set_result(result)
             else:
                 detail, retry_after_s = _REFUSALS[outcome]
                 request.stored.set_exception(Overloaded(outcome, detail, retry_after_s=retry_after_s))
@@ -166,21 +192,27 @@ class Link(asyncio.Protocol):
         if self._in_flight or not self._gathering or not self._transport:
             return
         size = 0
+        pieces, table = [], []
         while self._gathering and (not size or size + len(self._gathering[0].lines) <= self._batch_bytes):
             request = self._gathering.popleft()
+            if request.key:
+                table.append(_KEYED.pack(request.key, size, size + len(request.lines)))
             size += len(request.lines)
-            self._in_flight.append(request)
-        self._lines = b"".join([request.lines for request in self._in_flight])
-        for request in self._in_flight:
+            pieces.append(request.lines)
             request.lines = b""
+            self._in_flight.append(request)
+        self._flags = _HAS_KEYS if table else 0
+        if table:
+            pieces = [_COUNT.pack(len(table)), *table, *pieces]
+        self._payload = b"".join(pieces)
         self._number += 1
         self._first_sent_ns = time.monotonic_ns()
         self._send(0)
 
     def _send(self, flags: int) -> None:
         assert self._transport
-        header = _BATCH.pack(len(self._lines), self._number, self._first_sent_ns, flags)
-        self._transport.writelines([header, self._lines])
+        header = _BATCH.pack(len(self._payload), self._number, self._first_sent_ns, self._flags | flags)
+        self._transport.writelines([header, self._payload])
 
     def _expire(self) -> None:
         """Refuse what has waited too long; what was sent may be stored all the same."""
@@ -220,6 +252,8 @@ class Batch:
     first_sent_s: float
     is_resend: bool
     lines: bytes | bytearray
+    keyed: list[tuple[bytes, int, int]]
+    """The requests with an idempotency key: its digest, and where their lines start and end, in order."""
 
 
 class _Broken(Exception):
@@ -227,14 +261,16 @@ class _Broken(Exception):
 
 
 def _holds_lines(batch: Batch) -> bool:
-    """Whether it can do the writer no harm: both its ends look right, and every line of a resend is whole.
+    """Whether it can do the writer no harm: both its ends look right, and every line whose id is read is whole.
 
-    A resend's ids are read. That a fresh batch's lines are whole is its worker's part: to check it here would double
-    what the writer spends on NDJSON.
+    Those are a resend's and the ones of requests with a key. That the others are whole is their worker's part: to check
+    it here would double what the writer spends on NDJSON.
     """
-    if batch.is_resend:
-        *lines, rest = bytes(batch.lines).split(b"\n")
-        return not rest and all(map(is_whole, lines))
+    parts = [batch.lines] if batch.is_resend else [batch.lines[start:end] for _, start, end in batch.keyed]
+    for part in parts:
+        *lines, rest = bytes(part).split(b"\n")
+        if rest or not lines or not all(map(is_whole, lines)):
+            return False
     head = batch.lines[:_ASCII_BYTES]
     return head.startswith(_LINE_START) and head.isascii() and batch.lines.endswith(_LINE_END)
 
@@ -249,6 +285,7 @@ class _Connection:
         self._head = b""
         self._body = memoryview(b"")
         self._filled = 0
+        self._has_keys = False
 
     def read(self, max_batch_bytes: int) -> bool:
         """Read what has come; True when ``batch`` is whole. Raises :class:`_Broken`."""
@@ -282,7 +319,7 @@ class _Connection:
             if len(self._head) < _BATCH.size:
                 return False
             size, number, first_sent_ns, flags = _BATCH.unpack_from(self._head)
-            if not 0 < size <= max_batch_bytes or not number or flags not in (0, _RESEND):
+            if not 0 < size <= max_batch_bytes or not number or flags & ~(_RESEND | _HAS_KEYS):
                 raise _Broken
             lines: bytes | bytearray = self._head[_BATCH.size : _BATCH.size + size]
             self._head = self._head[_BATCH.size + size :]
@@ -291,17 +328,38 @@ class _Connection:
                 start, lines = lines, bytearray(size)
                 lines[: len(start)] = start
                 self._body = memoryview(lines)
-            self.batch = Batch(self, number, first_sent_ns / 1e9, flags == _RESEND, lines)
+            self.batch = Batch(self, number, first_sent_ns / 1e9, bool(flags & _RESEND), lines, [])
+            self._has_keys = bool(flags & _HAS_KEYS)
         if self._filled < len(self._body):
             return False
         self._body = memoryview(b"")
+        if self._has_keys:
+            self._take_table(self.batch)
         if self._head or not _holds_lines(self.batch):
             raise _Broken
         return True
 
-    def send(self, number: int, outcome: str) -> None:
+    @staticmethod
+    def _take_table(batch: Batch) -> None:
+        """Split the table of requests with keys from the lines after it."""
+        try:
+            (count,) = _COUNT.unpack_from(batch.lines)
+            start = _COUNT.size + count * _KEYED.size
+            table = bytes(batch.lines[_COUNT.size : start])
+            batch.keyed = [(key, begin, end) for key, begin, end in _KEYED.iter_unpack(table)]
+        except struct.error:
+            raise _Broken from None
+        batch.lines = batch.lines[start:]
+        edges = [edge for _, begin, end in batch.keyed for edge in (begin, end)]
+        if len(batch.keyed) != count or edges != sorted(edges) or edges[-1:] > [len(batch.lines)]:
+            raise _Broken
+
+    def send(self, number: int, outcome: str, results: Sequence[Stored] = ()) -> None:
         """Send an ack. Raises OSError."""
-        self.sock.send(_ACK.pack(number, _OUTCOMES.index(outcome)))
+        table = [_RESULT.pack(result.accepted, result.first_id.encode()) for result in results]
+        data = b"".join([_ACK.pack(number, _OUTCOMES.index(outcome), len(table)), *table])
+        if self.sock.send(data) != len(data):
+            raise BlockingIOError
 
 
 class Inbox:
@@ -320,7 +378,7 @@ class Inbox:
         self._selector.register(wakeup, selectors.EVENT_READ)
         self._links: dict[_Connection, None] = {}
         self._whole: deque[Batch] = deque()
-        self._answered: dict[bytes, tuple[int, str, float]] = {}
+        self._answered: dict[bytes, tuple[int, str, Sequence[Stored], float]] = {}
 
     def __len__(self) -> int:
         """How many links there are, and batches of links that are gone."""
@@ -342,14 +400,17 @@ class Inbox:
             size += len(group[-1].lines)
         return group
 
-    def answer(self, batch: Batch, outcome: str) -> None:
-        """Ack the batch, or say why it is refused; a worker that resends it later gets the same answer."""
+    def answer(self, batch: Batch, outcome: str, results: Sequence[Stored] = ()) -> None:
+        """Ack the batch, or say why it is refused; a worker that resends it later gets the same answer.
+
+        ``results`` has what became of each request with a key.
+        """
         link = batch.link
-        self._answered[link.id] = (batch.number, outcome, time.monotonic())
+        self._answered[link.id] = (batch.number, outcome, results, time.monotonic())
         link.batch = None
         if link in self._links:
             try:
-                link.send(batch.number, outcome)
+                link.send(batch.number, outcome, results)
             except OSError:  # the worker died, or has not read for minutes
                 self._close(link)
 
@@ -361,7 +422,7 @@ class Inbox:
         horizon_s = time.monotonic() - _REMEMBER_S
         alive = {link.id for link in self._links}
         self._answered = {
-            key: answer for key, answer in self._answered.items() if key in alive or answer[2] > horizon_s
+            key: answer for key, answer in self._answered.items() if key in alive or answer[3] > horizon_s
         }
 
     def close(self) -> None:
@@ -371,14 +432,15 @@ class Inbox:
         self._selector.close()
 
     def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:  # it is gone again, or there are no descriptors left: the worker waits
-            return
-        sock.setblocking(False)
-        link = _Connection(sock)
-        self._links[link] = None
-        self._selector.register(sock, selectors.EVENT_READ, link)
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:  # there are no more, or no descriptors left: the worker waits
+                return
+            sock.setblocking(False)
+            link = _Connection(sock)
+            self._links[link] = None
+            self._selector.register(sock, selectors.EVENT_READ, link)
 
     def _read(self, link: _Connection) -> None:
         is_new = not link.id
@@ -393,9 +455,9 @@ class Inbox:
             # also of one that hung up before: its resend would be a second copy
             self._whole = deque(batch for batch in self._whole if batch.link.id != link.id)
         if is_whole and link.batch:
-            number, outcome, _ = self._answered.get(link.id, (0, STORED, 0.0))
+            number, outcome, results, _ = self._answered.get(link.id, (0, STORED, (), 0.0))
             if link.batch.number == number:
-                self.answer(link.batch, outcome)
+                self.answer(link.batch, outcome, results)
             elif link.batch.number < number:
                 self._close(link)
             else:

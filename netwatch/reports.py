@@ -6,10 +6,12 @@ comes in, a line is strict JSON in strict UTF-8, without duplicate members, deep
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import time
 import zlib
+from collections.abc import Container
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -63,6 +65,22 @@ class Report(msgspec.Struct):
     geo: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
+class BrowserReport(msgspec.Struct):
+    """What browsers send (W3C Reporting API): ``age`` in ms before sending, ``body`` depends on ``type``."""
+
+    type: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    body: Any
+    age: Annotated[float, msgspec.Meta(ge=0, le=1e12)] = 0.0
+    url: str | msgspec.UnsetType | None = msgspec.UNSET
+    user_agent: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class CspReport(msgspec.Struct):
+    """What older browsers send for ``report-uri`` (CSP level 2)."""
+
+    report: dict[str, Any] = msgspec.field(name="csp-report")
+
+
 # The fast way: the same shapes with nothing else in them, so that a typed decode checks everything a line must hold.
 class _PlainSample(Sample, forbid_unknown_fields=True, gc=False):
     pass
@@ -92,6 +110,29 @@ def encode_report(raw: bytes | msgspec.Raw, max_depth: int) -> bytes:
 
 def _encode_slowly(raw: bytes | msgspec.Raw, max_depth: int) -> bytes:
     """The way of reports with other members than ours, and of bad ones: it keeps the former and explains the latter."""
+    value = _decode_any_json(raw, max_depth)
+    _demand(value, Report)
+    for host in value["hosts"]:
+        for sample in host["history"]:
+            if isinstance(sample.get("latency"), int):
+                sample["latency"] = float(sample["latency"])
+    _check(value, max_depth)
+    return _encode(value)
+
+
+def encode_browser_report(raw: bytes | msgspec.Raw, max_depth: int) -> tuple[str, float, bytes]:
+    """The browser report's type, its age in ms, and the report as canonical JSON. Raises :class:`Rejected`."""
+    value = _decode_any_json(raw, max_depth)
+    is_csp = isinstance(value, dict) and "csp-report" in value
+    _demand(value, CspReport if is_csp else BrowserReport)
+    _check(value, max_depth)
+    if is_csp:
+        return "csp-violation", 0.0, _encode(value)
+    return value["type"], float(value.get("age", 0)), _encode(value)
+
+
+def _decode_any_json(raw: bytes | msgspec.Raw, max_depth: int) -> Any:
+    """The value of ``raw``, strictly JSON in strict UTF-8. Raises :class:`Rejected`."""
     if not (text := bytes(raw)).isascii():
         try:
             text.decode()
@@ -105,16 +146,15 @@ def _encode_slowly(raw: bytes | msgspec.Raw, max_depth: int) -> bytes:
         raise Rejected("number_out_of_range", "Send numbers that a double can hold.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Rejected("invalid_json", f"Send valid JSON: {error}.") from None
+    return value
+
+
+def _demand(value: Any, shape: type) -> None:
+    """Raise :class:`Rejected` if the value has not that shape."""
     try:
-        msgspec.convert(value, Report)
+        msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
         raise _explained(error) from None
-    for host in value["hosts"]:
-        for sample in host["history"]:
-            if isinstance(sample.get("latency"), int):
-                sample["latency"] = float(sample["latency"])
-    _check(value, max_depth)
-    return _encode(value)
 
 
 def _check(value: dict[str, Any] | list[Any], levels: int) -> None:
@@ -147,23 +187,39 @@ class Lines:
     """Makes lines for one server: ``server`` is the name that stands in each, limits are bytes and levels."""
 
     def __init__(self, server: str, *, max_report_bytes: int, max_depth: int) -> None:
-        self._middle = b'Z","kind":"report","server":' + _encode(server) + b',"report":'
+        self._server = b',"server":' + _encode(server)
         self._max_report_bytes = max_report_bytes
         self._max_depth = max_depth
-        self._second = -1
-        self._second_text = ""
+        self._times = _Times()
 
-    def line(self, raw: bytes | msgspec.Raw, now_ns: int) -> bytes:
-        """The report ``raw``, received at ``now_ns`` (ns since the epoch), as a line. Raises :class:`Rejected`."""
+    def line(self, raw: bytes | msgspec.Raw, now_ns: int, line_id: str = "", address: bytes = b"") -> bytes:
+        """The report ``raw``, received at ``now_ns`` (ns since the epoch), as a line. Raises :class:`Rejected`.
+
+        Without a ``line_id`` it gets a new one; ``address`` is what :func:`address_member` gives.
+        """
         if len(raw) > _WIDEST * self._max_report_bytes:  # before it is decoded: that costs many times its size
             raise self._too_large()
         report = encode_report(raw, self._max_depth)
-        second, nanoseconds = divmod(now_ns, 1_000_000_000)
-        if second != self._second:
-            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-            self._second = second
-        head = f'{{"id":"{new_id(now_ns)}","receivedAt":"{self._second_text}{nanoseconds // 1000:06d}'
-        line = b"%b%b%b" % (head.encode(), self._middle, report)
+        head = f'{{"id":"{line_id or new_id(now_ns)}","receivedAt":"{self._times.text(now_ns)}","kind":"report"'
+        return self._finished(b'%b%b%b,"report":%b' % (head.encode(), self._server, address, report))
+
+    def browser_line(
+        self, raw: bytes | msgspec.Raw, now_ns: int, line_id: str, address: bytes, kept: Container[str]
+    ) -> bytes:
+        """The browser report ``raw`` as a line: its kind is its type, which ``kept`` has (or "all")."""
+        if len(raw) > _WIDEST * self._max_report_bytes:
+            raise self._too_large()
+        kind, age_ms, report = encode_browser_report(raw, self._max_depth)
+        if "all" not in kept and kind not in kept:
+            raise Rejected("kind_ignored", "Reports of this type are not kept here.")
+        received_at = self._times.text(now_ns)
+        generated_at = _Times().text(now_ns - int(age_ms * 1_000_000))
+        head = (
+            f'{{"id":"{line_id or new_id(now_ns)}","receivedAt":"{received_at}","generatedAt":"{generated_at}","kind":'
+        )
+        return self._finished(b'%b%b%b%b,"report":%b' % (head.encode(), _encode(kind), self._server, address, report))
+
+    def _finished(self, line: bytes) -> bytes:
         if len(line) + _CRC_BYTES > self._max_report_bytes:
             raise self._too_large()
         return b'%b,"crc":"%08x"}\n' % (line, zlib.crc32(line))
@@ -172,11 +228,48 @@ class Lines:
         return Rejected("report_too_large", f"Send reports of at most {self._max_report_bytes} bytes as a line.")
 
 
+def address_member(address: str) -> bytes:
+    """The member of a line that says where its report came from."""
+    return b',"address":' + _encode(address)
+
+
+class _Times:
+    """Writes times as lines have them: UTC, six decimals, Z."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def text(self, time_ns: int) -> str:
+        """``time_ns`` since the epoch as text."""
+        second, nanoseconds = divmod(time_ns, 1_000_000_000)
+        if second != self._second:
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+            self._second = second
+        return f"{self._text}{nanoseconds // 1000:06d}Z"
+
+
 def new_id(now_ns: int) -> str:
     """A UUID of version 7 (RFC 9562): the time in ms, then random bits."""
     bits = random.getrandbits(74)  # not a secret: an id only has to be unique
     text = f"{now_ns // 1_000_000 & 0xFFFFFFFFFFFF:012x}7{bits >> 62:03x}{0x8000000000000000 | bits & (2**62 - 1):016x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+class Key:
+    """An idempotency key and whose it is; the same on every host, so are the ids of its reports."""
+
+    def __init__(self, token_name: str, key: str) -> None:
+        self._hash = hashlib.sha256(f"{len(token_name)}:{token_name}:{key}:".encode())
+        self.digest = self._hash.digest()[:16]
+
+    def id(self, index: int) -> str:
+        """The id of the request's report number ``index``: a UUID of version 8 (RFC 9562)."""
+        one = self._hash.copy()
+        one.update(b"%d" % index)
+        text = one.hexdigest()
+        variant = "89ab"[int(text[16], 16) & 3]
+        return f"{text[:8]}-{text[8:12]}-8{text[13:16]}-{variant}{text[17:20]}-{text[20:32]}"
 
 
 def is_whole(line: bytes) -> bool:

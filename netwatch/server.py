@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -162,7 +163,7 @@ class Supervisor:
         self._http = http
         self._queue = queue
         self._root = root
-        self._address = _url(http)
+        self._address = _url(http, is_tls=settings.tls_certificate is not None)
         self._writer = _Child("writer", self._be_writer)
         self._gunicorn = _Child("gunicorn", self._be_gunicorn)
         self._instance = ""
@@ -284,6 +285,8 @@ def serve(settings: Settings) -> int:
         root = _open_root(settings.data_dir)
         stack.callback(os.close, root)
         http = stack.enter_context(_listen(settings.bind))
+        if not (settings.tokens or ipaddress.ip_address(http.getsockname()[0]).is_loopback):
+            log.warning("everybody_may_post", bind=settings.bind, advice="set tokens, or listen on loopback only")
         queue = stack.enter_context(_open_queue())
         return Supervisor(settings, http, queue, root).run()
 
@@ -353,6 +356,7 @@ def _open_queue() -> Iterator[socket.socket]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _url(http: socket.socket) -> str:
+def _url(http: socket.socket, *, is_tls: bool) -> str:
     host, port = http.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if is_tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

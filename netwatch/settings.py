@@ -7,6 +7,7 @@ that is unknown or impossible is refused by name (:class:`~netwatch.errors.Start
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import re
 import socket
@@ -20,6 +21,7 @@ from netwatch.errors import StartError
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 _DATA_DIR: Final = Path("data")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _SIZE: Final = re.compile(r"([0-9]+)\s*(B|KIB|MIB|GIB|K|M|G)?\Z", re.IGNORECASE)
 _SIZE_UNITS: Final = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": 1024 * MIB}
 
@@ -80,9 +82,62 @@ def _address(value: object) -> str:
 
 
 def _durability(value: object) -> str:
-    if value != "synced":
-        raise ValueError("the only durability is 'synced' (fdatasync before the answer)")
-    return "synced"
+    if value not in ("synced", "written"):
+        raise ValueError("give synced (it survives a power cut) or written (it survives the death of every process)")
+    return str(value)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """A TOML array of texts, or texts with commas between them."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise ValueError("give texts with commas between them")
+    return tuple(item.strip() for item in items if item.strip())
+
+
+def _origins(value: object) -> tuple[str, ...]:
+    origins = _texts(value)
+    for origin in origins:
+        if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s,?#]+", origin):
+            raise ValueError("give origins such as https://www.example.org, without a path, or *")
+    return origins
+
+
+def _networks(value: object) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(network) for network in _texts(value))
+    except ValueError:
+        raise ValueError("give addresses or networks such as 10.0.0.0/8") from None
+
+
+def _tokens(value: object) -> Mapping[str, str]:
+    """``name:token`` texts, or a TOML table of names and tokens. The errors never show a token."""
+    pairs = list(value.items()) if isinstance(value, dict) else [item.partition(":")[::2] for item in _texts(value)]
+    for name, token in pairs:
+        if not isinstance(token, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
+            raise ValueError("give name:token, the name of 1 to 64 letters, digits, dots, dashes and underscores")
+        if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,512}", token):
+            raise ValueError(f"the token {name} needs 16 to 512 of the characters A-Z a-z 0-9 . _ ~ + / = -")
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("give each token a name of its own")
+    return dict(pairs)
+
+
+def _file(value: object) -> Path | None:
+    return _path(value) if value != "" else None
+
+
+def _address_detail(value: object) -> str:
+    if value not in ("none", "truncated", "full"):
+        raise ValueError("give none, truncated or full")
+    return str(value)
+
+
+def _yes_or_no(value: object) -> bool:
+    words = {"yes": True, "true": True, "no": False, "false": False, True: True, False: False}
+    if not isinstance(value, str | bool) or value not in words:
+        raise ValueError("give yes or no")
+    return words[value]
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -106,17 +161,47 @@ def _size_text(value: object) -> str:
     return f"{value // MIB}MiB" if value and value % MIB == 0 else str(value)
 
 
+def _default_text(value: object, parse: Callable[[object], Any]) -> str | None:
+    if parse is _size:
+        return _size_text(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ",".join(value) or None
+    return None if value is None else str(value)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def _credential() -> Path | None:
+    """The systemd credential ``tokens``, where the unit has it (systemd.exec(5), LoadCredential=)."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(directory, "tokens") if directory else None
+    return path if path and path.exists() else None
+
+
 def _setting(
-    default: object, parse: Callable[[object], Any], help_: str, *, low: float | None = None, high: float | None = None
+    default: object,
+    parse: Callable[[object], Any],
+    help_: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    is_secret: bool = False,
 ) -> Any:
-    text = None if callable(default) else _size_text(default) if parse is _size else str(default)
-    metadata = {"parse": parse, "help": help_, "low": low, "high": high, "default_text": text}
+    text = None if callable(default) else _default_text(default, parse)
+    metadata = {
+        "parse": parse,
+        "help": help_,
+        "low": low,
+        "high": high,
+        "default_text": text,
+        "is_secret": is_secret,
+    }
     if callable(default):
-        return dataclasses.field(default_factory=default, metadata=metadata)
+        return dataclasses.field(default_factory=default, metadata=metadata, repr=not is_secret)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -125,10 +210,10 @@ class Settings:
     """The settings of one server; sizes are bytes, ``_s`` are seconds."""
 
     bind: str = _setting("127.0.0.1:8080", _address, "where to listen, host:port")
-    data_dir: Path = _setting(_DATA_DIR, _path, "where the files go")  # noqa: RUF009 - a Path is immutable
+    data_dir: Path = _setting(_DATA_DIR, _path, "where the files go")
     name: str = _setting(socket.gethostname, _name, "the `server` member of each line; by default the host's name")
     workers: int = _setting(_cores, _count, "worker processes; by default one a core", low=1, high=512)
-    durability: str = _setting("synced", _durability, "what a report has survived when it is answered: synced")
+    durability: str = _setting("synced", _durability, "what an answered report survives: synced or written")
     seal_bytes: int = _setting(10 * MIB, _size, "seal a segment at this many bytes of lines", low=1)
     seal_after_s: float = _setting(60.0, _seconds, "seal a segment this long after its first line", low=0.05)
     compression_level: int = _setting(1, _count, "zstd's level", low=1, high=19)
@@ -140,6 +225,36 @@ class Settings:
     commit_bytes: int = _setting(8 * MIB, _size, "most bytes of lines in one commit", low=KIB, high=1024 * MIB)
     ack_timeout_s: float = _setting(4.0, _seconds, "answer 503 when a report is not safe after this long", low=0.1)
     drain_timeout_s: float = _setting(3.0, _seconds, "at a stop, cut off requests still being read after this long")
+    tokens: Mapping[str, str] = _setting(
+        dict, _tokens, "who may post, name:token with commas between; by default everybody", is_secret=True
+    )
+    tokens_file: Path | None = _setting(
+        _credential, _file, "a file of name:token lines; by default the systemd credential `tokens`, if there is one"
+    )
+    allowed_origins: tuple[str, ...] = _setting(
+        (), _origins, "origins whose pages may post, with commas between, or * for all; by default only our own"
+    )
+    trusted_proxies: tuple[Network, ...] = _setting(
+        (), _networks, "proxies whose Forwarded or X-Forwarded-For is believed, as networks; by default none"
+    )
+    address: str = _setting(
+        "none", _address_detail, "how much of the client's address is stored: none, truncated, full"
+    )
+    kept_kinds: tuple[str, ...] = _setting(
+        ("all",), _texts, "the types of browser reports that are kept, with commas between, or all"
+    )
+    retire_browser_reports: bool = _setting(False, _yes_or_no, "answer browser reports with 410, so that they end")
+    page_reserve_bytes: int = _setting(8 * MIB, _size, "of in_flight_bytes, what is kept for reports from pages", low=0)
+    idempotency_window_s: float = _setting(900.0, _seconds, "how long an Idempotency-Key is remembered")
+    idempotency_keys: int = _setting(200_000, _count, "how many Idempotency-Keys are remembered", low=0)
+    max_connections: int = _setting(4096, _count, "most connections, shared out over the workers", low=1)
+    header_timeout_s: float = _setting(10.0, _seconds, "close a connection whose request header takes longer", low=0.1)
+    body_timeout_s: float = _setting(60.0, _seconds, "close a connection whose request body takes longer", low=0.1)
+    idle_timeout_s: float = _setting(75.0, _seconds, "close a connection on which nothing comes for so long", low=1)
+    tls_certificate: Path | None = _setting(
+        None, _file, "serve HTTPS with this certificate (PEM, with its chain); by default HTTP"
+    )
+    tls_key: Path | None = _setting(None, _file, "the certificate's private key (PEM); by default none")
     min_free_bytes: int = _setting(256 * MIB, _size, "refuse reports when the disk has less free than this", low=0)
 
     @property
@@ -179,7 +294,28 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], config: Path |
             values[name] = _parsed(name, value, key)
     for name, value in flags.items():
         values[name] = _parsed(name, value, flag(name))
-    return Settings(**values)
+    settings = Settings(**values)
+    if settings.tokens_file:
+        tokens = {**settings.tokens, **_tokens_from(settings.tokens_file)}
+        settings = dataclasses.replace(settings, tokens=tokens)
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        raise StartError("HTTPS needs both settings, tls_certificate and tls_key.", 2)
+    for path in (settings.tls_certificate, settings.tls_key):
+        if path and not os.access(path, os.R_OK):
+            raise StartError(f"Cannot read {path}: check tls_certificate and tls_key.", 2)
+    return settings
+
+
+def _tokens_from(path: Path) -> Mapping[str, str]:
+    """The tokens in a file of ``name:token`` lines; empty lines and ones that start with # say nothing."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"Cannot read the tokens in {path}: {error}.", 2) from None
+    try:
+        return _tokens([line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")])
+    except ValueError as error:
+        raise StartError(f"The tokens in {path} cannot be what they are: {error}.", 2) from None
 
 
 def _from_file(path: Path | None) -> dict[str, object]:
@@ -208,5 +344,6 @@ def _parsed(name: str, value: object, origin: str) -> Any:
         if high is not None and parsed > high:
             raise ValueError(f"give at most {text(high)}")
     except ValueError as error:
-        raise StartError(f"{origin} cannot be {value!r}: {error}.", 2) from None
+        given = "what it is" if metadata["is_secret"] else repr(value)
+        raise StartError(f"{origin} cannot be {given}: {error}.", 2) from None
     return parsed

@@ -14,10 +14,12 @@ from typing import Final
 
 from netwatch import log, process
 from netwatch.errors import Overloaded, StartError
-from netwatch.queue import STORED, Batch, Inbox
+from netwatch.queue import STORED, Batch, Inbox, Stored
+from netwatch.reports import ID
 from netwatch.settings import Settings
 from netwatch.storage.files import Files
 from netwatch.storage.store import RESEND_S, Store
+from netwatch.storage.window import Window
 
 HEARTBEAT_S: Final = 1.0
 REFUSAL_LASTS_S: Final = 5.0
@@ -73,21 +75,22 @@ class Writer:
 
     def _commit(self, group: list[Batch]) -> None:
         now_s = time.monotonic()
-        batches, lines = [], []
+        lines: list[bytes | bytearray] = []
+        answers: list[tuple[Batch, list[Stored]]] = []
+        claims: dict[bytes, str] = {}
         for batch in group:
             if batch.is_resend and now_s - batch.first_sent_s > RESEND_S:
                 self._inbox.answer(batch, "unknown")
                 continue
             try:
-                new = self._store.missing(batch.lines, batch.first_sent_s) if batch.is_resend else batch.lines
+                new, results = self._new(batch, claims, now_s)
             except Overloaded as error:
                 self._inbox.answer(batch, error.code)
                 continue
-            if new:
-                lines.append(new)
-            batches.append(batch)
+            lines += new
+            answers.append((batch, results))
         outcome = STORED
-        if lines:
+        if any(lines):
             try:
                 self._store.commit(lines, now_s)
                 self._refusal = STORED
@@ -95,8 +98,41 @@ class Writer:
                 outcome = error.code
                 if error.__cause__:  # the disk failed: only another try can tell how it is now
                     self._refusal, self._refused_at_s = error.code, now_s
-        for batch in batches:
-            self._inbox.answer(batch, outcome)
+        if outcome == STORED:
+            self._store.window.claim(claims, now_s)
+        for batch, results in answers:
+            self._inbox.answer(batch, outcome, results)
+
+    def _new(
+        self, batch: Batch, claims: dict[bytes, str], now_s: float
+    ) -> tuple[list[bytes | bytearray], list[Stored]]:
+        """Those of the batch's lines that are not stored yet, and what its requests with a key get.
+
+        Adds the keys to ``claims``. Raises :class:`Overloaded` while it cannot be told what is stored.
+        """
+        if not batch.is_resend and not batch.keyed:
+            return [batch.lines], []
+        new: list[bytes | bytearray] = []
+        results = []
+        position = 0
+        own_claims: dict[bytes, str] = {}
+        for key, start, end in [*batch.keyed, (b"", len(batch.lines), len(batch.lines))]:
+            between = batch.lines[position:start]
+            new.append(self._store.missing(between, batch.first_sent_s) if batch.is_resend else between)
+            position = end
+            if not key:
+                break
+            own = batch.lines[start:end]
+            if first_id := self._store.window.first_id(key, now_s) or claims.get(key) or own_claims.get(key):
+                results.append(Stored(0, first_id))
+                continue
+            missing = self._store.missing(own, 0.0)
+            new.append(missing)
+            own_claims[key] = own[ID].decode()
+            # what a resend finds stored, the writer before this one stored for the very same request
+            results.append(Stored((own if batch.is_resend else missing).count(b"\n"), own_claims[key]))
+        claims |= own_claims
+        return new, results
 
     def _beat(self, now_s: float) -> None:
         if self._on_link and self._inbox:
@@ -132,12 +168,14 @@ def run(
     os.umask(0o027)
     store = Store(
         Files(root),
+        Window(settings.idempotency_window_s, settings.idempotency_keys),
         instance=instance,
         deaths=deaths,
         compression_level=settings.compression_level,
         seal_bytes=settings.seal_bytes,
         seal_after_s=settings.seal_after_s,
         min_free_bytes=settings.min_free_bytes,
+        is_synced=settings.durability == "synced",
     )
     wakeup, signalled = os.pipe()
     os.set_blocking(signalled, False)

@@ -23,6 +23,7 @@ from netwatch.errors import Overloaded
 from netwatch.storage import layout
 from netwatch.storage.files import Files
 from netwatch.storage.store import Store
+from netwatch.storage.window import Window
 
 T = TypeVar("T")
 RECEIVED_AT: Final = "2026-11-22T10:24:10.123456Z"
@@ -46,7 +47,8 @@ def made_lines(first: int, count: int, **options: Any) -> bytes:
 def made_store(files: Files, **changes: Any) -> Store:
     """A store with the settings that the tests want, which never asks for room on the disk."""
     settings: dict[str, Any] = {"compression_level": 1, "seal_bytes": 4000, "seal_after_s": 60.0, "min_free_bytes": 0}
-    return Store(files, **({"instance": layout.new_instance(), "deaths": {}} | settings | changes))
+    window = Window(900.0, 200_000)
+    return Store(files, window, **({"instance": layout.new_instance(), "deaths": {}} | settings | changes))
 
 
 class Killed(BaseException):

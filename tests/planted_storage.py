@@ -14,8 +14,8 @@ FRAME: Final = "storage/frame.py"
 PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     "a commit is not synced": (
         SEGMENT,
-        "            self._files.append(self.fd, compressed)\n            self._files.sync(self.fd)\n",
-        "            self._files.append(self.fd, compressed)\n",
+        "            if self._is_synced:\n                self._files.sync(self.fd)\n",
+        "",
         ["test_segment.py::test_row_05_a_commit_survives_a_power_cut"],
     ),
     "sync does not sync": (

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -213,6 +214,31 @@ def test_rule_2_a_leftover_goes_at_the_end_of_a_drain(disk: Disk) -> None:
     assert store.close(1.1)
     assert not list(disk.root.glob("open/*"))
     assert sealed_lines(disk.root) == made_lines(0, 3).splitlines()
+
+
+def with_key(number: int) -> bytes:
+    """A line that came with a key."""
+    line = made_line(number).replace(b"-7000-", b"-8000-", 1)
+    start = line[: line.rindex(b',"crc"')]
+    return b'%b,"crc":"%08x"}\n' % (start, zlib.crc32(start))
+
+
+def test_what_a_leftover_had_under_a_key_is_known_when_it_is_gone(disk: Disk) -> None:
+    store = started(disk)
+    plain = made_line(2)
+    lines = with_key(0) + with_key(1) + plain
+    store.commit([lines], 0.0)
+    disk.kill()
+    store = started(disk, 100.0)
+    assert store.missing(lines, 0.0) == b""
+    gone_s = 100.0 + KEEP_LEFTOVER_S
+    store.tend(gone_s)
+    assert open_names(disk) == []
+    assert store.missing(lines, 0.0) == plain
+    store.window.learn([], gone_s + 899.0)
+    assert store.missing(lines, 0.0) == plain
+    store.window.learn([], gone_s + 900.0)
+    assert store.missing(lines, 0.0) == lines
 
 
 # Rules 3, 5 and 7

@@ -8,15 +8,20 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from netwatch.reports import Lines
 
 HELLO: Final = struct.Struct("<4s16s")
 BATCH: Final = struct.Struct("<IQQB")
-ACK: Final = struct.Struct("<QB")
+ACK: Final = struct.Struct("<QBI")
 MAGIC: Final = b"nwq1"
+COUNT: Final = struct.Struct("<I")
+KEYED: Final = struct.Struct("<16sII")
+RESULT: Final = struct.Struct("<I36s")
 RESEND: Final = 1
+HAS_KEYS: Final = 2
 OUTCOMES: Final = ("stored", "disk_full", "disk_error", "recovering", "unknown")
 
 _lines = Lines("host1", max_report_bytes=1 << 20, max_depth=32)
@@ -46,6 +51,18 @@ def batch(number: int, lines: bytes, *, first_sent_s: float | None = None, is_re
     return BATCH.pack(len(lines), number, first_sent_ns, RESEND if is_resend else 0) + lines
 
 
+def keyed_batch(number: int, requests: Sequence[tuple[bytes, bytes]], *, is_resend: bool = False) -> bytes:
+    """A batch of requests, each its key's digest (b"": it has none) and its lines."""
+    table, lines = [], b""
+    for key, own in requests:
+        if key:
+            table.append(KEYED.pack(key, len(lines), len(lines) + len(own)))
+        lines += own
+    payload = b"".join([COUNT.pack(len(table)), *table, lines])
+    first_sent_ns = int((time.monotonic() - (5 if is_resend else 0)) * 1e9)
+    return BATCH.pack(len(payload), number, first_sent_ns, HAS_KEYS | (RESEND if is_resend else 0)) + payload
+
+
 class RawLink:
     """A worker's end, by hand: what it does is what is called. Waits at most ``timeout_s`` for anything."""
 
@@ -64,7 +81,23 @@ class RawLink:
 
     def read_ack(self) -> tuple[int, str]:
         """The next ack or heartbeat: number, outcome. Raises EOFError when the writer closed the link."""
-        while len(self._received) < ACK.size:
+        number, outcome, results = self._read()
+        assert not results, "no request of these batches has a key"
+        return number, outcome
+
+    def _read(self) -> tuple[int, str, list[tuple[int, str]]]:
+        self._await(ACK.size)
+        number, outcome, count = ACK.unpack_from(self._received)
+        size = ACK.size + count * RESULT.size
+        self._await(size)
+        results = [
+            (accepted, first_id.decode()) for accepted, first_id in RESULT.iter_unpack(self._received[ACK.size : size])
+        ]
+        self._received = self._received[size:]
+        return number, OUTCOMES[outcome], results
+
+    def _await(self, size: int) -> None:
+        while len(self._received) < size:
             try:
                 data = self.sock.recv(4096)
             except ConnectionError:
@@ -72,9 +105,6 @@ class RawLink:
             if not data:
                 raise EOFError
             self._received += data
-        number, outcome = ACK.unpack_from(self._received)
-        self._received = self._received[ACK.size :]
-        return number, OUTCOMES[outcome]
 
     def ack(self, number: int) -> str:
         """The outcome of the batch ``number``; heartbeats are passed over, the ack of another batch is an error."""
@@ -88,6 +118,17 @@ class RawLink:
         """Send a batch and wait for its outcome."""
         self.send(number, lines, first_sent_s=first_sent_s, is_resend=is_resend)
         return self.ack(number)
+
+    def store_keyed(
+        self, number: int, *requests: tuple[bytes, bytes], is_resend: bool = False
+    ) -> tuple[str, list[tuple[int, str]]]:
+        """Send a batch of requests with keys: its outcome, and of each request its new lines and its first id."""
+        self.sock.sendall(keyed_batch(number, requests, is_resend=is_resend))
+        while True:
+            acked, outcome, results = self._read()
+            if acked:
+                assert acked == number
+                return outcome, results
 
     def heartbeat(self) -> str:
         """The outcome in the next heartbeat."""

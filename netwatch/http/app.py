@@ -11,7 +11,8 @@ from falcon.asgi import Request, Response
 from netwatch import log
 from netwatch.errors import ERRORS, Refused
 from netwatch.http.health import Livez, Readyz, Watched
-from netwatch.http.ingest import Reports, Storing
+from netwatch.http.ingest import BrowserReports, Door, Reports, Storing
+from netwatch.http.openapi import OpenApi
 from netwatch.http.problem import PROBLEM_TYPE, problem
 from netwatch.settings import Settings
 
@@ -25,7 +26,10 @@ class WorkerLink(Storing, Watched, Protocol):
 def create_app(link: WorkerLink, settings: Settings, middleware: Any = None) -> falcon.asgi.App[Any, Any]:
     """The whole door as an ASGI application."""
     app = falcon.asgi.App(middleware=middleware)
-    app.add_route("/api/v1/reports", Reports(link, settings))
+    door = Door(link, settings)
+    app.add_route("/api/v1/reports", Reports(door))
+    app.add_route("/api/v1/browser-reports", BrowserReports(door))
+    app.add_route("/openapi.json", OpenApi(settings))
     app.add_route("/livez", Livez())
     app.add_route("/readyz", Readyz(link))
     app.add_error_handler(Exception, _on_failure)

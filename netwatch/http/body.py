@@ -1,48 +1,49 @@
 """Reads a request's body under limits and takes it apart into reports.
 
 Invariants: a body that was cut short is never taken for a whole one, and the bytes of all bodies being worked on are
-bounded before they are read.
+counted before they are read.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 import re
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 from falcon.asgi import Request
 
-from netwatch.errors import Overloaded, Refused
+from netwatch.errors import Refused
+from netwatch.http import encoding
 
-TAKEN: Final = ("application/json", "application/x-ndjson", "application/ndjson", "application/jsonl", "text/plain")
-_NDJSON: Final = frozenset(TAKEN[1:4])
+JSON: Final = frozenset(("application/json", "text/plain"))
+NDJSON: Final = frozenset(("application/x-ndjson", "application/ndjson", "application/jsonl"))
+BROWSER: Final = frozenset(("application/reports+json", "application/report", "application/csp-report"))
 _WHITE: Final = b" \t\r\n"
+_BOUNDARY: Final = re.compile(rb"\}[ \t\r\n]*+\{")
+_INSIDE: Final = re.compile(rb'(?:[^"}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\}(?![ \t\r\n]*+\{)){1,1000}', re.DOTALL)
+"""What stands before a boundary, or a part of it: outside of strings, JSON has no boundary but between two values."""
+_TURN_S: Final = 0.005
 
 _LINES: Final = re.compile(rb"[^\s][^\n]*")
 """Each line that is not blank, from its first character."""
 
+Raws = list[bytes] | list[msgspec.Raw]
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-class InFlight:
-    """The bytes of the requests that one worker works on, from their Content-Length to their answer."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.bytes = 0
-
-    def take(self, size: int) -> None:
-        """Count ``size`` more bytes, or raise :class:`Overloaded` at once."""
-        if self.bytes + size > self.limit_bytes:
-            raise Overloaded("overloaded", f"More than {self.limit_bytes} bytes would be in flight; try again later.")
-        self.bytes += size
-
-    def give(self, size: int) -> None:
-        """The answer is made: ``size`` bytes less."""
-        self.bytes -= size
+def media_type(req: Request, taken: frozenset[str]) -> str:
+    """The request's media type without parameters; raises :class:`Refused` if it is not taken. None given: JSON."""
+    header: str = req.content_type or "application/json"
+    kind = header.partition(";")[0].strip().lower()
+    if kind not in taken:
+        names = sorted(taken)
+        raise Refused("unsupported_media_type", f"Send one of {', '.join(names)}.", members={"taken": names})
+    return kind
 
 
 def declared_size(req: Request, max_body_bytes: int) -> int | None:
@@ -51,71 +52,49 @@ def declared_size(req: Request, max_body_bytes: int) -> int | None:
     if size is None:
         return None if req.get_header("transfer-encoding") else 0
     if size > max_body_bytes:
-        raise too_large(max_body_bytes)
+        raise _too_large(max_body_bytes)
     return size
 
 
-def too_large(max_body_bytes: int) -> Refused:
-    """The refusal of a body that is over the limit."""
-    return Refused(
-        "body_too_large",
-        f"Send at most {max_body_bytes} bytes in a body; split the request.",
-        members={"limit": max_body_bytes},
-    )
+async def read(req: Request, size: int | None, max_body_bytes: int, take: Callable[[int], None]) -> bytes:
+    """The whole body, decoded; ``size`` is its Content-Length, which was taken before, None if it is chunked.
 
-
-async def read(req: Request, size: int) -> bytes:
-    """The whole body, whose Content-Length is ``size``."""
-    body: bytes = await req.stream.read()
-    if len(body) != size:
-        raise _incomplete()
-    return body
-
-
-async def read_chunked(req: Request, in_flight: InFlight, taken: list[int], max_body_bytes: int) -> bytes:
-    """The whole body of a chunked request; what it takes in flight is added to ``taken[0]``.
-
-    The server's protocol says in the ASGI state whether the last chunk came: without it, a body that was cut off would
-    look like a whole one.
+    ``take`` is told of each further number of bytes, and may refuse. The server's protocol says in the ASGI state
+    whether the last chunk came: without it, a body that was cut off would look like a whole one.
     """
-    body = bytearray()
-    async for chunk in req.stream:
-        if len(body) + len(chunk) > max_body_bytes:
-            raise too_large(max_body_bytes)
-        in_flight.take(len(chunk))
-        taken[0] += len(chunk)
-        body += chunk
-    if not req.scope["state"].get("body_complete"):
-        raise _incomplete()
-    return bytes(body)
+    content_encoding = encoding.taken(req.get_header("content-encoding"))
+    if size is None:
+        chunks = bytearray()
+        async for chunk in req.stream:
+            if len(chunks) + len(chunk) > max_body_bytes:
+                raise _too_large(max_body_bytes)
+            take(len(chunk))
+            chunks += chunk
+        body = bytes(chunks)
+        is_whole = req.scope["state"].get("body_complete", False)
+    else:
+        body = await req.stream.read()
+        is_whole = len(body) == size
+    if not is_whole:
+        raise Refused("incomplete_body", "The connection ended before the body did; nothing was stored.")
+    return await encoding.decode(body, content_encoding, max_body_bytes, take)
 
 
-def _incomplete() -> Refused:
-    return Refused("incomplete_body", "The connection ended before the body did; nothing was stored.")
-
-
-def media_type(req: Request) -> str:
-    """The request's media type without parameters; raises :class:`Refused` if it is not taken. None given: JSON."""
-    header: str = req.content_type or "application/json"
-    kind = header.partition(";")[0].strip().lower()
-    if kind not in TAKEN:
-        raise Refused("unsupported_media_type", f"Send one of {', '.join(TAKEN)}.", members={"taken": list(TAKEN)})
-    return kind
-
-
-def split(body: bytes, kind: str, max_reports: int) -> list[bytes] | list[msgspec.Raw]:
+async def split(body: bytes, kind: str, max_reports: int) -> Raws:
     """The reports of a body, each still undecoded, at most ``max_reports``.
 
-    Raises :class:`Refused` if there is none, if there are more, or if the array is broken. A body of millions of tiny
+    Raises :class:`Refused` if there is none, if there are more, or if the JSON is broken. A body of millions of tiny
     reports is refused before it is taken apart: each would need many times its size.
     """
-    if kind in _NDJSON:
+    if kind in NDJSON:
         return _split_lines(body, max_reports)
     start = body[:64].lstrip(_WHITE) or body.lstrip(_WHITE)
     if not start:
         raise _empty()
-    if start[:1] != b"[":
-        return [body]
+    if start[:1] not in (b"[", b"{"):
+        raise Refused("invalid_json", "Send a JSON object, or an array of objects.")
+    if start[:1] == b"{":
+        return await _concatenated(body, max_reports)
     try:
         if body.count(b",") >= max_reports:
             _demand_at_most(max_reports, body)
@@ -124,6 +103,64 @@ def split(body: bytes, kind: str, max_reports: int) -> list[bytes] | list[msgspe
         raise Refused("invalid_json", f"Send valid JSON: {error}.") from None
     except RecursionError:
         raise Refused("too_deep", "The body is nested too deeply.") from None
+
+
+async def _concatenated(body: bytes, max_reports: int) -> list[bytes]:
+    """One JSON object, or several one after the other, which older Fluent Bit sends as application/json.
+
+    Where one ends is seen from the outside, and its inside only checked: decoded, it would need many times its size.
+    """
+    if not _BOUNDARY.search(body):
+        return [body]
+    values: list[bytes] = []
+    turn = Turn()
+    start = position = 0
+    try:
+        while position < len(body):
+            if match := _INSIDE.match(body, position):
+                position = match.end()
+            match = _BOUNDARY.match(body, position)
+            if match or position == len(body):
+                end = position + 1
+                if len(values) == max_reports:
+                    raise _too_many(max_reports)
+                values.append(body[start:end])
+                _demand_json(values[-1])
+                start = position = match.end() - 1 if match else end
+            await turn.give_way()
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Refused("invalid_json", f"Send valid JSON: {error}.") from None
+    except RecursionError:
+        raise Refused("too_deep", "The body is nested too deeply.") from None
+    return values
+
+
+class _Anything(msgspec.Struct):
+    """An object whose members are skipped."""
+
+
+_demand_json = msgspec.json.Decoder(_Anything).decode
+
+
+class Turn:
+    """A long piece of work gives way to other requests now and then."""
+
+    def __init__(self) -> None:
+        self._ends_s = time.monotonic() + _TURN_S
+
+    async def give_way(self) -> None:
+        """Let others run, if this turn has lasted long enough."""
+        if time.monotonic() > self._ends_s:
+            await asyncio.sleep(0)
+            self._ends_s = time.monotonic() + _TURN_S
+
+
+def _too_large(max_body_bytes: int) -> Refused:
+    return Refused(
+        "body_too_large",
+        f"Send at most {max_body_bytes} bytes in a body; split the request.",
+        members={"limit": max_body_bytes},
+    )
 
 
 def _split_lines(body: bytes, max_reports: int) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""``POST /api/v1/reports``: read, make lines, hand them to the link, wait for the ack, answer.
+"""``POST /api/v1/reports`` and ``/api/v1/browser-reports``: read, make lines, hand them over, await the ack, answer.
 
 A request is whole: all its valid reports are stored by one commit before it is answered.
 """
@@ -6,104 +6,213 @@ A request is whole: all its valid reports are stored by one commit before it is 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 from falcon.asgi import Request, Response
 
 from netwatch.errors import Refused, Rejected
 from netwatch.http import body
-from netwatch.http.body import InFlight
-from netwatch.reports import ID, Lines
+from netwatch.http.access import Access, Sender, truncated
+from netwatch.http.body import Raws, Turn
+from netwatch.http.in_flight import InFlight
+from netwatch.reports import ID, Key, Lines, address_member
 from netwatch.settings import Settings
 
 MAX_ERRORS: Final = 100
-_TURN_S: Final = 0.005
-"""Making lines gives way to other requests after this long."""
+_KEY: Final = re.compile(r'"([!-~]{1,128})"|(?!""$)([!-~]{1,128})')
 
 _encode = msgspec.json.Encoder().encode
+MakeLine = Callable[[bytes | msgspec.Raw, int, str, bytes], bytes]
+
+
+class Ack(Protocol):
+    """What became of a request with a key: see :class:`netwatch.queue.Stored`."""
+
+    @property
+    def accepted(self) -> int:
+        """How many of its lines are new."""
+
+    @property
+    def first_id(self) -> str:
+        """The id that its first answer gave."""
 
 
 class Storing(Protocol):
     """What a worker needs of the link: hand over lines, wait until they are safe."""
 
-    def store(self, lines: bytes) -> asyncio.Future[None]:
-        """See :meth:`netwatch.queue.Link.store`."""
+    def store(self, lines: bytes, key: bytes = b"") -> asyncio.Future[Any]:
+        """See :meth:`netwatch.queue.Link.store`; the result is an :class:`Ack` or None."""
 
 
-class Reports:
-    """The resource."""
+class _Made(NamedTuple):
+    """What a body's reports became: lines, and what is wrong with the first of the others, and how many those are."""
+
+    lines: list[bytes]
+    errors: list[dict[str, Any]]
+    rejected: int
+
+
+class _Taken(NamedTuple):
+    """What became of a request: how many lines it had, how many of them are new, and the id of its first answer."""
+
+    first_id: str | None
+    lines_total: int
+    accepted: int
+    errors: list[dict[str, Any]]
+    rejected: int
+
+
+class Door:
+    """What the resources share: who may post, what is in flight, how a line is made, the link."""
 
     def __init__(self, link: Storing, settings: Settings) -> None:
-        self._link = link
-        self._in_flight = InFlight(settings.worker_in_flight_bytes)
-        self._max_body_bytes = settings.max_body_bytes
-        self._max_reports = settings.max_reports
-        self._durability = settings.durability
-        self._lines = Lines(settings.name, max_report_bytes=settings.max_report_bytes, max_depth=settings.max_depth)
+        self.access = Access(settings.tokens, settings.allowed_origins, settings.trusted_proxies)
+        self.lines = Lines(settings.name, max_report_bytes=settings.max_report_bytes, max_depth=settings.max_depth)
+        self.settings = settings
+        self.link = link
+        limit = settings.worker_in_flight_bytes
+        reserved = min(settings.page_reserve_bytes // settings.workers, limit - settings.max_body_bytes)
+        self._in_flight = InFlight(limit, reserved)
 
-    async def on_post(self, req: Request, resp: Response) -> None:
-        """Store the reports of one request."""
-        kind = body.media_type(req)
-        size = body.declared_size(req, self._max_body_bytes)
-        self._in_flight.take(size or 0)
-        taken = [size or 0]
+    async def take(
+        self, req: Request, sender: Sender, kinds: frozenset[str], make_line: MakeLine, key: Key | None
+    ) -> _Taken:
+        """Read one request and store its valid reports; raises :class:`Refused` where it must be refused whole."""
+        max_body_bytes = self.settings.max_body_bytes
+        kind = body.media_type(req, kinds)
+        size = body.declared_size(req, max_body_bytes)
+        client = sender.token or sender.address
+        taken = 0
+
+        def take(count: int) -> None:
+            nonlocal taken
+            self._in_flight.take(client, count, is_page=sender.is_page)
+            taken += count
+
+        take(size or 0)
         try:
-            resp.content_type = "application/json"
-            resp.data = await self._store(body.split(await self._read(req, size, taken), kind, self._max_reports))
-        finally:
-            self._in_flight.give(taken[0])
-
-    async def _read(self, req: Request, size: int | None, taken: list[int]) -> bytes:
-        if size is None:
-            return await body.read_chunked(req, self._in_flight, taken, self._max_body_bytes)
-        return await body.read(req, size)
-
-    async def _store(self, reports: list[bytes] | list[msgspec.Raw]) -> bytes:
-        lines, errors, rejected = await self._make_lines(reports)
-        if not lines and errors:
-            code = errors[0]["code"] if len(reports) == 1 else "no_valid_report"
-            raise Refused(
-                code,
-                errors[0]["detail"] if len(reports) == 1 else "Nothing was stored; see errors.",
-                members={"rejected": rejected, "errors": errors},
-            )
-        first_id, accepted = lines[0][ID].decode() if lines else None, len(lines)
-        if lines:
-            stored = self._link.store(b"".join(lines))
+            max_reports = self.settings.max_reports
+            reports = await body.split(await body.read(req, size, max_body_bytes, take), kind, max_reports)
+            lines, errors, rejected = await self._make_lines(reports, make_line, key, self._address(sender))
+            if not lines:
+                return _Taken(None, 0, 0, errors, rejected)
+            first_id, lines_total = lines[0][ID].decode(), len(lines)
+            stored = self.link.store(b"".join(lines), key.digest if key else b"")
             del reports, lines  # nothing of the request is kept twice while it waits: the link has it
-            await stored
-        return _encode(
-            {
-                "id": first_id,
-                "accepted": accepted,
-                "duplicates": 0,
-                "rejected": rejected,
-                "durability": self._durability,
-                "errors": errors,
-            }
-        )
+            ack: Ack | None = await stored
+            return _Taken(
+                ack.first_id if ack else first_id,
+                lines_total,
+                ack.accepted if ack else lines_total,
+                errors,
+                rejected,
+            )
+        finally:
+            self._in_flight.give(client, taken)
 
-    async def _make_lines(
-        self, reports: list[bytes] | list[msgspec.Raw]
-    ) -> tuple[list[bytes], list[dict[str, Any]], int]:
-        """The lines of the valid reports, what is wrong with the first of the others, and how many others there are."""
+    def _address(self, sender: Sender) -> bytes:
+        detail = self.settings.address
+        if detail == "none":
+            return b""
+        return address_member(sender.address if detail == "full" else truncated(sender.address))
+
+    async def _make_lines(self, reports: Raws, make_line: MakeLine, key: Key | None, address: bytes) -> _Made:
         lines: list[bytes] = []
         errors: list[dict[str, Any]] = []
         rejected = 0
         now_ns = time.time_ns()
-        turn_ends_s = time.monotonic() + _TURN_S
+        turn = Turn()
         for index, report in enumerate(reports):
             try:
-                lines.append(self._lines.line(report, now_ns))
+                lines.append(make_line(report, now_ns, key.id(index) if key else "", address))
             except Rejected as error:
                 rejected += 1
                 if len(errors) < MAX_ERRORS:
                     errors.append(
                         {"index": index, "code": error.code, "pointer": error.pointer, "detail": error.detail}
                     )
-            if time.monotonic() > turn_ends_s:
-                await asyncio.sleep(0)
-                turn_ends_s = time.monotonic() + _TURN_S
-        return lines, errors, rejected
+            await turn.give_way()
+        return _Made(lines, errors, rejected)
+
+
+class Reports:
+    """The resource ``/api/v1/reports``."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._durability = door.settings.durability
+
+    async def on_options(self, req: Request, resp: Response) -> None:
+        """Answer a preflight."""
+        self._door.access.preflight(req, resp)
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Store the reports of one request."""
+        sender = self._door.access.admit(req, resp)
+        key = _key(req, sender)
+        taken = await self._door.take(req, sender, body.JSON | body.NDJSON, self._door.lines.line, key)
+        if not taken.lines_total and taken.errors:
+            is_one = taken.rejected == 1
+            raise Refused(
+                taken.errors[0]["code"] if is_one else "no_valid_report",
+                taken.errors[0]["detail"] if is_one else "Nothing was stored; see errors.",
+                members={"rejected": taken.rejected, "errors": taken.errors},
+            )
+        resp.content_type = "application/json"
+        resp.data = _encode(
+            {
+                "id": taken.first_id,
+                "accepted": taken.accepted,
+                "duplicates": taken.lines_total - taken.accepted,
+                "rejected": taken.rejected,
+                "durability": self._durability,
+                "errors": taken.errors,
+            }
+        )
+
+
+class BrowserReports:
+    """The resource ``/api/v1/browser-reports``, for the Reporting API, Network Error Logging and CSP.
+
+    A body of the right shape is answered 204 whatever its reports are: a browser would send the whole array again.
+    """
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._kept = frozenset(door.settings.kept_kinds)
+
+    async def on_options(self, req: Request, resp: Response) -> None:
+        """Answer a preflight."""
+        self._door.access.preflight(req, resp)
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Store those of the reports that are valid and of a kind that is kept."""
+        sender = self._door.access.admit(req, resp)
+        if self._door.settings.retire_browser_reports:
+            raise Refused("endpoint_retired", "Remove this endpoint from Report-To and Reporting-Endpoints.")
+        sender = Sender(sender.token, sender.address, is_page=True)
+        await self._door.take(req, sender, body.BROWSER, self._line, None)
+        resp.status = 204
+
+    def _line(self, raw: bytes | msgspec.Raw, now_ns: int, line_id: str, address: bytes) -> bytes:
+        try:
+            return self._door.lines.browser_line(raw, now_ns, line_id, address, self._kept)
+        except Rejected as error:
+            if error.code == "invalid_json":  # of an array it was seen before that it is JSON
+                raise Refused(error.code, error.detail) from None
+            raise
+
+
+def _key(req: Request, sender: Sender) -> Key | None:
+    """The request's idempotency key, with or without quotes; raises :class:`Refused` for one that is none."""
+    header = req.get_header("idempotency-key")
+    if header is None:
+        return None
+    match = _KEY.fullmatch(header.strip())
+    if not match:
+        raise Refused("invalid_key", "Send an Idempotency-Key of 1 to 128 visible ASCII characters.")
+    return Key(sender.token, match[1] or match[2])

@@ -7,21 +7,18 @@ pinned to its minor version, and tests/test_dependencies.py says so when one of 
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any, Final
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from netwatch.errors import ERRORS
 from netwatch.http.problem import PROBLEM_TYPE, problem
+from netwatch.settings import Settings
 
 MAX_HEADER_BYTES: Final = 64 * 1024
 """More than this is refused where no body comes: in a header, a trailer, a chunk's size."""
-HEADER_S: Final = 10.0
-"""A request's header must be there this long after the connection or the header's first byte."""
-BODY_S: Final = 60.0
-"""A request must be there whole this long after that."""
-IDLE_S: Final = 75
-"""A keep-alive connection is closed when nothing comes for this long."""
 DRAIN_IDLE_S: Final = 1.0
 """While draining, an idle keep-alive connection is closed after this long; a request until then is answered."""
 ANSWER_S: Final = 1.0
@@ -29,8 +26,11 @@ ANSWER_S: Final = 1.0
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection. The deadlines and the cap are those of the settings."""
 
+    header_timeout_s: float
+    body_timeout_s: float
+    max_connections: int
     _deadline: asyncio.TimerHandle | None = None
     _is_between = True
     """No request has begun that is not there whole."""
@@ -41,9 +41,12 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(HEADER_S, self._on_header_deadline)
+        self._deadline = self.loop.call_later(self.header_timeout_s, self._on_header_deadline)
         if self.app_state.get("draining"):
             self.shutdown()
+        if len(self.connections) > self.max_connections:
+            self._is_over = True
+            self._answer_instead("too_many_connections", "Use fewer connections, or try again later.")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unset_deadline()
@@ -77,7 +80,7 @@ class Protocol(HttpToolsProtocol):
         if self._dry_bytes > MAX_HEADER_BYTES:
             self._refuse(f"Send a header of at most {MAX_HEADER_BYTES} bytes.")
         elif not self._deadline and not self._is_answering and not self.transport.is_closing():
-            self._deadline = self.loop.call_later(HEADER_S, self._on_header_deadline)
+            self._deadline = self.loop.call_later(self.header_timeout_s, self._on_header_deadline)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -145,12 +148,18 @@ class Protocol(HttpToolsProtocol):
         elif self.pipeline:
             self.transport.abort()
         else:
-            body = problem("bad_request", detail)
-            headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", b"%d" % len(body))]
-            lines = [b"%b: %b\r\n" % header for header in [*self.server_state.default_headers, *headers]]
-            start = b"HTTP/1.1 400 Bad Request\r\n"
-            self.transport.write(b"".join([start, *lines, b"connection: close\r\n\r\n", body]))
-            self.transport.close()
+            self._answer_instead("bad_request", detail)
+
+    def _answer_instead(self, code: str, detail: str) -> None:
+        """Answer the connection, where there is no request to answer, and close it."""
+        status, _ = ERRORS[code]
+        body = problem(code, detail)
+        headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", b"%d" % len(body))]
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers.append((b"retry-after", b"1"))
+        lines = [b"%b: %b\r\n" % header for header in [*self.server_state.default_headers, *headers]]
+        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"connection: close\r\n\r\n", body]))
+        self.transport.close()
 
     def _close_if_idle(self) -> None:
         if self._is_between and (self.cycle is None or self.cycle.response_complete):
@@ -162,7 +171,7 @@ class Protocol(HttpToolsProtocol):
 
     def _on_header_deadline(self) -> None:
         if self._is_header_there:
-            self._deadline = self.loop.call_later(BODY_S, self.transport.abort)
+            self._deadline = self.loop.call_later(self.body_timeout_s, self.transport.abort)
         else:
             self.transport.abort()
 
@@ -172,16 +181,22 @@ class Protocol(HttpToolsProtocol):
             self._deadline = None
 
 
-def protocol_settings(drain_timeout_s: float) -> dict[str, Any]:
-    """uvicorn's settings: no access log, no proxy headers, no WebSockets, and the drain's length."""
+def protocol_settings(settings: Settings) -> dict[str, Any]:
+    """uvicorn's settings: our protocol and drain; no access log, no proxy headers, no WebSockets."""
+
+    class Configured(Protocol):
+        header_timeout_s = settings.header_timeout_s
+        body_timeout_s = settings.body_timeout_s
+        max_connections = max(settings.max_connections // settings.workers, 1)
+
     return {
-        "http": Protocol,
+        "http": Configured,
         "ws": "none",
         "loop": "uvloop",
         "lifespan": "on",
         "access_log": False,
         "proxy_headers": False,
         "server_header": False,
-        "timeout_keep_alive": IDLE_S,
-        "timeout_graceful_shutdown": drain_timeout_s + ANSWER_S,
+        "timeout_keep_alive": settings.idle_timeout_s,
+        "timeout_graceful_shutdown": settings.drain_timeout_s + ANSWER_S,
     }

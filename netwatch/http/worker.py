@@ -73,6 +73,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
                 },
             },
         }
+        if self._settings.tls_certificate and self._settings.tls_key:
+            values |= {"certfile": str(self._settings.tls_certificate), "keyfile": str(self._settings.tls_key)}
         for name, value in values.items():
             self.cfg.set(name, value)
 
@@ -117,7 +119,7 @@ def run(settings: Settings, listener_fd: int, queue_path: str) -> None:
     """Be Gunicorn's master for the listening HTTP socket ``listener_fd`` until SIGTERM. Ends in SystemExit."""
     process.set_title("gunicorn")
     os.environ.pop("NOTIFY_SOCKET", None)  # it would say that it is ready before a worker is
-    Worker.CONFIG_KWARGS = protocol_settings(settings.drain_timeout_s)
+    Worker.CONFIG_KWARGS = protocol_settings(settings)
     signal.set_wakeup_fd(-1)
     _fork_without_losing_a_signal()
     _Gunicorn(settings, listener_fd, queue_path).run()

@@ -41,7 +41,7 @@ class Leftover:
 class Recovered:
     """What recovery found: the ids of the stored lines, the sealed file (None without a line), what was not usable.
 
-    ``ids`` is None while they were not read from the sealed file.
+    ``ids`` is None while they were not read.
     """
 
     path: str | None
@@ -122,14 +122,9 @@ def recover(files: Files, leftover: Leftover, compression_level: int, *, is_ours
     return Recovered(path, ids, reader.ending, reader.broken_bytes, quarantined)
 
 
-def sealed_ids(files: Files, recovered: Recovered) -> set[bytes]:
-    """The ids in the sealed file. Raises OSError."""
-    assert recovered.path
-    fd = files.open_for_reading(recovered.path)
-    try:
-        return {line[ID] for lines in FrameReader(fd).line_lists(is_checked=False) for line in lines}
-    finally:
-        files.close(fd)
+def leftover_ids(leftover: Leftover) -> set[bytes]:
+    """The ids of the leftover's lines."""
+    return {line[ID] for lines in FrameReader(leftover.fd).line_lists() for line in lines}
 
 
 def dispose(files: Files, leftover: Leftover) -> None:

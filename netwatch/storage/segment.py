@@ -1,7 +1,8 @@
 """The segment that grows: one zstd frame, flushed and synced at each commit, sealed under its final name.
 
-Invariant: when :meth:`Segment.append` returns, its lines survive every crash and a power cut; when it raises, the file
-ends where it ended before, as far as the disk still lets itself be cut, and the segment must be given up to recovery.
+Invariant: when :meth:`Segment.append` returns, its lines survive every crash and a power cut (unless the operator chose
+to have them only written: then every crash); when it raises, the file ends where it ended before, as far as the disk
+still lets itself be cut, and the segment must be given up to recovery.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ RECEIVED_AT: Final = slice(59, 86)
 class Segment:
     """An open segment; ``first_at_s`` is the monotonic time of its first commit, infinite while it is empty."""
 
-    def __init__(self, files: Files, segment_id: SegmentId, compression_level: int) -> None:
+    def __init__(self, files: Files, segment_id: SegmentId, compression_level: int, *, is_synced: bool = True) -> None:
         self.id = segment_id
         self.fd = files.create(segment_id.open_path)
         self.lines_bytes = 0
         self.stored_bytes = 0
         self.first_at_s = float("inf")
         self._received_at = ""
+        self._is_synced = is_synced
         self._files = files
         self._frame = zstandard.ZstdCompressor(level=compression_level, write_checksum=True).compressobj()
 
@@ -38,6 +40,8 @@ class Segment:
         pieces = []
         lines_bytes = 0
         for lines in group:
+            if not lines:
+                continue
             if not self._received_at:
                 self._received_at = lines[RECEIVED_AT].decode()
             lines_bytes += len(lines)
@@ -46,7 +50,8 @@ class Segment:
         compressed = b"".join(pieces)
         try:
             self._files.append(self.fd, compressed)
-            self._files.sync(self.fd)
+            if self._is_synced:
+                self._files.sync(self.fd)
         except OSError:
             with contextlib.suppress(OSError):  # what cannot be cut off, recovery stores: refused is not "not stored"
                 self._files.cut(self.fd, self.stored_bytes)

@@ -7,7 +7,7 @@ failed is given up to recovery before the next group is taken; a leftover goes o
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
 from netwatch import log
@@ -19,6 +19,7 @@ from netwatch.storage.frame import Ending
 from netwatch.storage.layout import SegmentId
 from netwatch.storage.recovery import Leftover
 from netwatch.storage.segment import Segment
+from netwatch.storage.window import Window
 
 RESEND_S: Final = 10.0
 """A batch may be resent this long after it was first sent."""
@@ -55,6 +56,7 @@ class Store:
     def __init__(
         self,
         files: Files,
+        window: Window,
         *,
         instance: str,
         deaths: Mapping[str, float],
@@ -62,12 +64,15 @@ class Store:
         seal_bytes: int,
         seal_after_s: float,
         min_free_bytes: int,
+        is_synced: bool = True,
     ) -> None:
         self._files = files
+        self.window = window
         self._compression_level = compression_level
         self._seal_bytes = seal_bytes
         self._seal_after_s = seal_after_s
         self._min_free_bytes = min_free_bytes
+        self._is_synced = is_synced
         self._instance = instance
         self._deaths = deaths
         self._number = 0
@@ -114,26 +119,27 @@ class Store:
         return all(leftover.recovered for leftover in self._leftovers)
 
     def missing(self, lines: bytes | bytearray, first_sent_s: float) -> bytes:
-        """Those of the resent ``lines`` that no leftover holds, nor another server that may be recovering ours.
+        """Those of the ``lines``, which may be stored since ``first_sent_s``, that no leftover holds.
 
-        Raises :class:`Overloaded` while that cannot be told.
+        Nor another server that may be recovering ours, nor the window of those posted under a key. Raises
+        :class:`Overloaded` while that cannot be told.
         """
         if not self.is_recovered:
             raise Overloaded("recovering", "What a crash left is not recovered yet; try again later.")
-        known = [self._ids(leftover) for leftover in self._leftovers if first_sent_s <= leftover.died_at_s]
-        known.append(self._others_ids)
+        known: list[Container[bytes]] = [
+            self._ids(leftover) for leftover in self._leftovers if first_sent_s <= leftover.died_at_s
+        ]
+        known += [self._others_ids, self.window.ids]
         return b"".join(
             line for line in bytes(lines).splitlines(keepends=True) if not any(line[ID] in ids for ids in known)
         )
 
-    def _ids(self, leftover: Leftover) -> set[bytes]:
+    @staticmethod
+    def _ids(leftover: Leftover) -> set[bytes]:
         """The ids of what was recovered from the leftover, read when they are first needed."""
         assert leftover.recovered
         if leftover.recovered.ids is None:
-            try:
-                leftover.recovered.ids = recovery.sealed_ids(self._files, leftover.recovered)
-            except OSError as error:
-                raise Overloaded("recovering", f"What a crash left cannot be read: {error.strerror}.") from error
+            leftover.recovered.ids = recovery.leftover_ids(leftover)
         return leftover.recovered.ids
 
     def require_room(self) -> None:
@@ -276,6 +282,7 @@ class Store:
             )
 
     def _dispose(self, leftover: Leftover, now_s: float) -> None:
+        self.window.learn(self._ids(leftover), now_s)
         try:
             recovery.dispose(self._files, leftover)
         except OSError as error:
@@ -287,7 +294,12 @@ class Store:
     def _open_ahead(self, now_s: float) -> None:
         self._number += 1
         try:
-            self._ahead = Segment(self._files, SegmentId(self._instance, self._number), self._compression_level)
+            self._ahead = Segment(
+                self._files,
+                SegmentId(self._instance, self._number),
+                self._compression_level,
+                is_synced=self._is_synced,
+            )
         except OSError as error:
             self._opening.failed(now_s)
             log.error("open_failed", error=str(error), retry_s=self._opening.at_s - now_s)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import falcon.testing
 
 from netwatch.http.app import create_app
+from netwatch.queue import Stored
+from netwatch.reports import ID
 from netwatch.settings import Settings
 
 PATH = "/api/v1/reports"
@@ -29,19 +31,26 @@ class FakeLink:
     def __init__(self) -> None:
         self.stored: list[bytes] = []
         """What each call of `store` brought."""
+        self.keys: list[bytes] = []
+        """The key's digest of each call, b"" without one."""
+        self.result: Stored | None = None
+        """What a request with a key gets; None: all its lines are new."""
         self.refusal: Exception | None = None
         self.is_holding = False
-        self.held: list[asyncio.Future[None]] = []
+        self.held: list[asyncio.Future[Stored | None]] = []
         self.code: str | None = None
         self.max_waits_s: list[float] = []
 
-    def store(self, lines: bytes) -> asyncio.Future[None]:
+    def store(self, lines: bytes, key: bytes = b"") -> asyncio.Future[Stored | None]:
         self.stored.append(lines)
-        ack: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.keys.append(key)
+        ack: asyncio.Future[Stored | None] = asyncio.get_running_loop().create_future()
         if self.refusal:
             ack.set_exception(self.refusal)
         elif self.is_holding:
             self.held.append(ack)
+        elif key:
+            ack.set_result(self.result or Stored(lines.count(b"\n"), lines[ID].decode()))
         else:
             ack.set_result(None)
         return ack
@@ -80,7 +89,17 @@ class Exchange:
     """One POST, event by event: `chunks` are the body, `is_whole` whether its end came before the connection's."""
 
     def __init__(
-        self, door: Door, chunks: Iterable[bytes], *, size: int | None = None, is_whole: bool = True, kind: str = JSON
+        self,
+        door: Door,
+        chunks: Iterable[bytes],
+        *,
+        size: int | None = None,
+        is_whole: bool = True,
+        kind: str = JSON,
+        path: str = PATH,
+        client: str = "127.0.0.1",
+        host: str | None = "x",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._app = door.app
         self._chunks = list(chunks)
@@ -89,22 +108,26 @@ class Exchange:
         """Set it to let the body's end through, or the connection's."""
         self.gate.set()
         self.state: dict[str, Any] = {}
+        self.is_begun = False
+        """Whether the body is being read."""
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
         framing = (b"transfer-encoding", b"chunked") if size is None else (b"content-length", b"%d" % size)
+        more = [] if host is None else [(b"host", host.encode())]
+        more += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         self._scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "method": "POST",
-            "path": PATH,
-            "raw_path": PATH.encode(),
+            "path": path,
+            "raw_path": path.encode(),
             "query_string": b"",
-            "headers": [(b"host", b"x"), (b"content-type", kind.encode()), framing],
+            "headers": [(b"content-type", kind.encode()), framing, *more],
             "scheme": "http",
             "server": ("127.0.0.1", 80),
-            "client": ("127.0.0.1", 1),
+            "client": (client, 1),
             "state": self.state,
         }
 
@@ -116,6 +139,7 @@ class Exchange:
 
     async def _receive(self) -> dict[str, Any]:
         await asyncio.sleep(0)
+        self.is_begun = True
         if self._chunks:
             return {"type": "http.request", "body": self._chunks.pop(0), "more_body": True}
         await self.gate.wait()

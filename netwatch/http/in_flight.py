@@ -1,0 +1,47 @@
+"""The bytes of the requests that one worker works on: bounded, shared fairly between clients, a part kept for pages.
+
+A request counts from its Content-Length to its answer. Pages have a reserved part because a refusal loses their
+reports, while shippers try again.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from netwatch.errors import Overloaded
+
+_RETRY_AFTER_S: Final = 1
+
+
+class InFlight:
+    """Counts bytes. ``limit_bytes`` bounds all, ``reserved_bytes`` of it are for pages."""
+
+    def __init__(self, limit_bytes: int, reserved_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.bytes = 0
+        self._open_bytes = limit_bytes - reserved_bytes
+        self._clients: dict[str, int] = {}
+
+    def take(self, client: str, size: int, *, is_page: bool) -> None:
+        """Count ``size`` more bytes for ``client``, or raise :class:`Overloaded` at once."""
+        if not size:  # or whoever waits with an empty body would halve the share of the others
+            return
+        limit = self.limit_bytes if is_page else self._open_bytes
+        held = self._clients.get(client, 0)
+        if self.bytes + size > limit:
+            raise Overloaded("overloaded", f"More than {limit} bytes would be in flight.", retry_after_s=_RETRY_AFTER_S)
+        if held and len(self._clients) > 1 and held + size > limit // len(self._clients):
+            raise Overloaded(
+                "over_share", "This client has more than its share in flight.", retry_after_s=_RETRY_AFTER_S
+            )
+        self.bytes += size
+        self._clients[client] = held + size
+
+    def give(self, client: str, size: int) -> None:
+        """The answer is made: ``size`` bytes less."""
+        if not size:
+            return
+        self.bytes -= size
+        self._clients[client] -= size
+        if not self._clients[client]:
+            del self._clients[client]
