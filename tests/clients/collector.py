@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ class Collector(Server):
         super().__init__(directory / "data", directory / "server.log", *_SEALS_SOON, *tls, *flags)
         scheme = "https" if certificate else "http"
         self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self._markers = itertools.count()
         self.reports_url = f"{self.url}/api/v1/reports"
 
     def wait_for_line(self, timeout_s: float = START_S) -> None:
@@ -37,7 +40,7 @@ class Collector(Server):
     def wait_for(self, fits: Callable[[Line], bool]) -> list[Line]:
         """The stored lines that fit, once there are any."""
         found = wait_until(lambda: [line for line in self.stored() if fits(line)], STORED_S)
-        assert found, [line["report"] for line in self.stored()]
+        assert found, self._summary()
         return found
 
     def wait_for_client(self, client: str, count: int = 1) -> list[Line]:
@@ -48,11 +51,19 @@ class Collector(Server):
             return found if len(found) >= count else []
 
         found = wait_until(look, STORED_S)
-        assert len(found) == count, [line["report"] for line in self.stored()]
+        assert len(found) == count, self._summary()
         return found
 
     def clients_after_marker(self, headers: dict[str, str] | None = None) -> list[str]:
         """The `clientId` of every report stored until now; a report of our own, stored last, marks the time."""
-        assert self.post(report("marker"), headers=headers).status == 200
-        self.wait_for_client("marker")
-        return [client for client in self.stored_clients() if client != "marker"]
+        marker = f"marker-{next(self._markers)}"
+        assert self.post(report(marker), headers=headers).status == 200
+        self.wait_for_client(marker)
+        return [client for client in self.stored_clients() if not client.startswith("marker-")]
+
+    def stored_clients(self) -> list[str]:
+        return sorted(line["report"].get("clientId", line["kind"]) for line in self.stored())
+
+    def _summary(self) -> dict[str, int]:
+        """What is stored, for a test that misses something."""
+        return dict(Counter(self.stored_clients()))
