@@ -171,6 +171,7 @@ def test_a_page_reads_why_it_was_refused(page: Any, collector: Collector) -> Non
             ),
         ),
     ],
+    ids=lambda value: value if "(" not in value else "",
 )
 def test_what_is_sent_while_the_page_unloads_is_stored(page: Any, collector: Collector, name: str, script: str) -> None:
     unload(page, script, collector.reports_url, json.dumps(report(name)))
