@@ -11,6 +11,7 @@ import ipaddress
 import os
 import re
 import socket
+import ssl
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -300,10 +301,25 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], config: Path |
         settings = dataclasses.replace(settings, tokens=tokens)
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise StartError("HTTPS needs both settings, tls_certificate and tls_key.", 2)
-    for path in (settings.tls_certificate, settings.tls_key):
-        if path and not os.access(path, os.R_OK):
-            raise StartError(f"Cannot read {path}: check tls_certificate and tls_key.", 2)
+    if settings.tls_certificate and settings.tls_key:
+        _demand_pair(settings.tls_certificate, settings.tls_key)
     return settings
+
+
+def _demand_pair(certificate: Path, key: Path) -> None:
+    """Refuse a certificate and a key that cannot serve HTTPS: else every worker would die of them, again and again."""
+    for path in (certificate, key):
+        if not path.is_file() or not os.access(path, os.R_OK):
+            raise StartError(f"Cannot read {path}: check tls_certificate and tls_key.", 2)
+    try:  # a password that is wrong: OpenSSL would ask the terminal for one
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=str)
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else str(error)
+        raise StartError(
+            f"HTTPS cannot be served with tls_certificate {certificate} and tls_key {key}: "
+            f"{reason.lower().replace('_', ' ')}; give a PEM certificate and its own key without a password.",
+            2,
+        ) from None
 
 
 def _tokens_from(path: Path) -> Mapping[str, str]:

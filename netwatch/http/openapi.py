@@ -95,10 +95,17 @@ def document(settings: Settings) -> dict[str, Any]:
                     },
                 }
             },
-            "/livez": {"get": {"operationId": "livez", "responses": {"200": _content("Up", "application/json", {})}}},
+            "/livez": {
+                "get": {
+                    "operationId": "livez",
+                    "security": [],
+                    "responses": {"200": _content("Up", "application/json", {})},
+                }
+            },
             "/readyz": {
                 "get": {
                     "operationId": "readyz",
+                    "security": [],
                     "responses": {
                         "200": _content("A report sent now would be stored", "application/json", {}),
                         "503": _content("It would not; see reasons", "application/json", {}),
