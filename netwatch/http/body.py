@@ -6,12 +6,10 @@ counted before they are read.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import itertools
 import json
 import re
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,6 +18,7 @@ from falcon.asgi import Request
 
 from netwatch.errors import Refused
 from netwatch.http import encoding
+from netwatch.http.turn import Turn
 
 JSON: Final = frozenset(("application/json", "text/plain"))
 NDJSON: Final = frozenset(("application/x-ndjson", "application/ndjson", "application/jsonl"))
@@ -27,7 +26,6 @@ BROWSER: Final = frozenset(("application/reports+json", "application/report", "a
 _WHITE: Final = b" \t\r\n"
 _BOUNDARY: Final = re.compile(rb"\}\s*\{")
 _SPACES: Final = re.compile(r"[ \t\r\n]*")
-_TURN_S: Final = 0.005
 
 _LINES: Final = re.compile(rb"[^\s][^\n]*")
 """Each line that is not blank, from its first character."""
@@ -134,19 +132,6 @@ async def _concatenated(body: bytes, max_reports: int) -> list[bytes]:
 def _end_of_white(text: str, start: int) -> int:
     match = _SPACES.match(text, start)
     return match.end() if match else start
-
-
-class Turn:
-    """A long piece of work gives way to other requests now and then."""
-
-    def __init__(self) -> None:
-        self._ends_s = time.monotonic() + _TURN_S
-
-    async def give_way(self) -> None:
-        """Let others run, if this turn has lasted long enough."""
-        if time.monotonic() > self._ends_s:
-            await asyncio.sleep(0)
-            self._ends_s = time.monotonic() + _TURN_S
 
 
 def _too_large(max_body_bytes: int) -> Refused:

@@ -17,8 +17,9 @@ from falcon.asgi import Request, Response
 from netwatch.errors import Refused, Rejected
 from netwatch.http import body
 from netwatch.http.access import Access, Sender, truncated
-from netwatch.http.body import Raws, Turn
+from netwatch.http.body import Raws
 from netwatch.http.in_flight import InFlight
+from netwatch.http.turn import Turn
 from netwatch.reports import ID, Key, Lines, address_member
 from netwatch.settings import Settings
 
