@@ -24,6 +24,8 @@ class InFlight:
 
     def take(self, client: str, size: int, *, is_page: bool) -> None:
         """Count ``size`` more bytes for ``client``, or raise :class:`Overloaded` at once."""
+        if not size:
+            return
         limit = self.limit_bytes if is_page else self._open_bytes
         held = self._clients.get(client, 0)
         if self.bytes + size > limit:
@@ -37,6 +39,8 @@ class InFlight:
 
     def give(self, client: str, size: int) -> None:
         """The answer is made: ``size`` bytes less."""
+        if not size:  # who holds nothing is not counted
+            return
         self.bytes -= size
         self._clients[client] -= size
         if not self._clients[client]:
