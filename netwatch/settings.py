@@ -251,8 +251,10 @@ class Settings:
     header_timeout_s: float = _setting(10.0, _seconds, "close a connection whose request header takes longer", low=0.1)
     body_timeout_s: float = _setting(60.0, _seconds, "close a connection whose request body takes longer", low=0.1)
     idle_timeout_s: float = _setting(75.0, _seconds, "close a connection on which nothing comes for so long", low=1)
-    tls_certificate: Path | None = _setting(None, _file, "serve HTTPS with this certificate (PEM, with its chain)")
-    tls_key: Path | None = _setting(None, _file, "the certificate's private key (PEM)")
+    tls_certificate: Path | None = _setting(
+        None, _file, "serve HTTPS with this certificate (PEM, with its chain); by default HTTP"
+    )
+    tls_key: Path | None = _setting(None, _file, "the certificate's private key (PEM); by default none")
     min_free_bytes: int = _setting(256 * MIB, _size, "refuse reports when the disk has less free than this", low=0)
 
     @property

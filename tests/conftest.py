@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,16 @@ def thinned() -> Callable[[int, int, str], None]:
             THINNED.append(f"{what}: {run} of {total}")
 
     return say
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # one of several processes: the one that runs them says it
+        session.config.workeroutput["thinned"] = THINNED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    THINNED.extend(node.workeroutput["thinned"])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -10,10 +10,10 @@ from typing import Final
 PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     "ack before commit": (
         "writer.py",
-        "        outcome = STORED\n        if lines:\n",
+        "        outcome = STORED\n        if any(lines):\n",
         (
-            "        outcome = STORED\n        for batch in batches:\n"
-            "            self._inbox.answer(batch, outcome)\n        batches = []\n        if lines:\n"
+            "        outcome = STORED\n        for batch, results in answers:\n"
+            "            self._inbox.answer(batch, outcome, results)\n        answers = []\n        if any(lines):\n"
         ),
         ["test_writer.py::test_rule_1_append_then_sync_then_answer_then_seal"],
     ),
@@ -25,31 +25,34 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "a resend stored without looking for what is stored": (
         "writer.py",
-        "self._store.missing(batch.lines, batch.first_sent_s) if batch.is_resend else batch.lines",
-        "batch.lines",
+        "self._store.missing(between, batch.first_sent_s) if batch.is_resend else between",
+        "between",
         ["test_writer.py::test_rule_1_writer_killed_as_it_answers_knows_the_resend"],
     ),
     "a resend dropped whole when a part of it is stored": (
         "writer.py",
-        "            if new:\n",
-        "            if len(new) == len(batch.lines):\n",
+        "            new.append(self._store.missing(between, batch.first_sent_s) if batch.is_resend else between)\n",
+        (
+            "            new.append(self._store.missing(between, batch.first_sent_s) if batch.is_resend else between)\n"
+            "            new = new if len(new[-1]) == len(between) else []\n"
+        ),
         ["test_writer.py::test_resend_completes_a_batch_that_was_stored_in_part"],
     ),
     "rule 1: sealed before the answer": (
         "writer.py",
-        "        for batch in batches:\n            self._inbox.answer(batch, outcome)\n",
+        "        for batch, results in answers:\n            self._inbox.answer(batch, outcome, results)\n",
         (
-            '        self._store.seal("size")\n        for batch in batches:\n'
-            "            self._inbox.answer(batch, outcome)\n"
+            '        self._store.seal("size")\n        for batch, results in answers:\n'
+            "            self._inbox.answer(batch, outcome, results)\n"
         ),
         ["test_writer.py::test_rule_1_append_then_sync_then_answer_then_seal"],
     ),
     "rule 1: sealed before the answer, seen by a kill": (
         "writer.py",
-        "        for batch in batches:\n            self._inbox.answer(batch, outcome)\n",
+        "        for batch, results in answers:\n            self._inbox.answer(batch, outcome, results)\n",
         (
-            '        self._store.seal("size")\n        for batch in batches:\n'
-            "            self._inbox.answer(batch, outcome)\n"
+            '        self._store.seal("size")\n        for batch, results in answers:\n'
+            "            self._inbox.answer(batch, outcome, results)\n"
         ),
         ["test_writer.py::test_rule_1_writer_killed_as_it_answers_knows_the_resend"],
     ),
@@ -67,14 +70,14 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "rule 6: answers not remembered": (
         "queue.py",
-        "        self._answered[link.id] = (batch.number, outcome, time.monotonic())\n",
+        "        self._answered[link.id] = (batch.number, outcome, results, time.monotonic())\n",
         "",
         ["test_writer.py::test_rule_6_link_that_breaks_while_both_live_stores_once"],
     ),
     "rule 6: the answer remembered is always the good one": (
         "queue.py",
-        "                self.answer(link.batch, outcome)\n",
-        "                self.answer(link.batch, STORED)\n",
+        "                self.answer(link.batch, outcome, results)\n",
+        "                self.answer(link.batch, STORED, results)\n",
         ["test_queue.py::test_rule_6_link_that_comes_back_is_answered_from_memory"],
     ),
     "rule 6: the predecessor left open": (

@@ -14,8 +14,8 @@ FRAME: Final = "storage/frame.py"
 PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     "a commit is not synced": (
         SEGMENT,
-        "            self._files.append(self.fd, compressed)\n            self._files.sync(self.fd)\n",
-        "            self._files.append(self.fd, compressed)\n",
+        "            if self._is_synced:\n                self._files.sync(self.fd)\n",
+        "",
         ["test_segment.py::test_row_05_a_commit_survives_a_power_cut"],
     ),
     "sync does not sync": (
@@ -128,7 +128,7 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "rule 2: a leftover is deleted at once": (
         STORE,
-        "now_s + KEEP_LEFTOVER_S if recovered.ids else now_s",
+        "now_s if recovered.ids == set() else leftover.died_at_s + KEEP_LEFTOVER_S",
         "now_s",
         [
             "test_store.py::test_rule_2_the_next_writer_needs_them_too",

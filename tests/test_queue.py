@@ -25,7 +25,7 @@ import pytest
 import uvloop
 
 from netwatch.errors import Overloaded
-from netwatch.queue import Batch, Inbox, Link
+from netwatch.queue import Batch, Inbox, Link, Stored
 from tests.wire import ACK, BATCH, HELLO, MAGIC, OUTCOMES, RESEND, RawLink, batch, hello, make_lines
 from tests.writer_process import wait_until, writer_house
 
@@ -86,7 +86,7 @@ class HandWriter:
         return Sent(number, first_sent_ns, flags, await self._reader.readexactly(size))
 
     def ack(self, number: int, outcome: str = "stored") -> None:
-        self.write(ACK.pack(number, OUTCOMES.index(outcome)))
+        self.write(ACK.pack(number, OUTCOMES.index(outcome), 0))
 
     def write(self, data: bytes) -> None:
         self._writer.write(data)
@@ -169,7 +169,7 @@ async def become(is_so: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def refusal(stored: asyncio.Future[None]) -> Overloaded:
+async def refusal(stored: asyncio.Future[Stored | None]) -> Overloaded:
     with pytest.raises(Overloaded) as caught:
         await stored
     return caught.value
@@ -356,7 +356,7 @@ def test_ack_sent_just_before_the_writer_died_is_read(run: Callable[[Main], None
             while len(await loop.sock_recv(sock, HELLO.size)) < HELLO.size:
                 pass
             await loop.sock_recv(sock, 1)
-            sock.send(ACK.pack(1, 0))
+            sock.send(ACK.pack(1, 0, 0))
             sock.close()
             await stored
         await link.close()
@@ -407,7 +407,7 @@ def test_late_ack_of_a_dropped_batch_does_not_answer_another(run: Callable[[Main
             writer = await writers.next()
             fresh = link.store(b"fresh\n")
             assert (await writer.batch()).number == 2
-            writer.write(ACK.pack(1, OUTCOMES.index("stored")) + ACK.pack(0, OUTCOMES.index("disk_full")))
+            writer.write(ACK.pack(1, OUTCOMES.index("stored"), 0) + ACK.pack(0, OUTCOMES.index("disk_full"), 0))
             await become(lambda: link.trouble(DEADLINE_S) == "disk_full")  # what was sent after the late ack was read
             assert not fresh.done()
             writer.ack(2)
@@ -422,7 +422,7 @@ def test_acks_are_read_whatever_pieces_they_come_in(run: Callable[[Main], None],
             for number in range(1, 4):
                 stored = link.store(b"one\n")
                 await writer.batch()
-                acks = ACK.pack(0, 0) + ACK.pack(number, 0) + ACK.pack(0, 0)
+                acks = ACK.pack(0, 0, 0) + ACK.pack(number, 0, 0) + ACK.pack(0, 0, 0)
                 for position in range(len(acks)):
                     writer.write(acks[position : position + 1])
                     await turns()
@@ -436,7 +436,7 @@ def test_half_an_ack_of_a_dead_writer_is_forgotten(run: Callable[[Main], None], 
         async with linked(path) as (link, writers, writer):
             stored = link.store(b"one\n")
             await writer.batch()
-            writer.write(ACK.pack(1, 0)[:-1])
+            writer.write(ACK.pack(1, 0, 0)[:-1])
             await turns()
             writer.hang_up()  # in order, so that the half ack arrives
             writer = await writers.next()
@@ -749,6 +749,7 @@ def test_row_23_garbage_after_a_batch_closes_the_link(door: Door) -> None:
         ("no line in a resend", hello(bytes(16)) + batch(1, line() + b"x\n" + line(), is_resend=True)),
         ("a wrong checksum in a resend", hello(bytes(16)) + batch(1, line().replace(b"0", b"1"), is_resend=True)),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # the frames hold the time
 )
 def test_row_23_what_is_no_batch_closes_the_link(door: Door, what: str, frame: bytes) -> None:
     good, bad = door.link(), door.link(greet=False)

@@ -27,7 +27,8 @@ def logged(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 def test_it_listens_where_it_says(bind: str, url: str) -> None:
     with server._listen(bind) as http:
         host, port = http.getsockname()[:2]
-        assert server._url(http) == url.format(port)
+        assert server._url(http, is_tls=False) == url.format(port)
+        assert server._url(http, is_tls=True) == url.format(port).replace("http:", "https:")
         socket.create_connection((host, port), timeout=5).close()
 
 

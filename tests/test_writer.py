@@ -163,7 +163,7 @@ def test_request_is_one_commit(house: WriterHouse) -> None:
 # --- the seven rules --------------------------------------------------------------------------------------------------
 
 _CALL = re.compile(r"^[0-9]+ +([a-z0-9_]+)\((.*)$")
-_ACK_OF = r'[0-9]+, "\\x{:02x}(\\x00){{8}}", 9,'
+_ACK_OF = r'[0-9]+, "\\x{:02x}(\\x00){{12}}", 13,'
 
 
 def traced(log: Path) -> list[tuple[str, str]]:

@@ -11,6 +11,8 @@ from typing import Any
 import falcon.testing
 
 from netwatch.http.app import create_app
+from netwatch.queue import Stored
+from netwatch.reports import ID
 from netwatch.settings import Settings
 
 PATH = "/api/v1/reports"
@@ -29,19 +31,26 @@ class FakeLink:
     def __init__(self) -> None:
         self.stored: list[bytes] = []
         """What each call of `store` brought."""
+        self.keys: list[bytes] = []
+        """The key's digest of each call, b"" without one."""
+        self.result: Stored | None = None
+        """What a request with a key gets; None: all its lines are new."""
         self.refusal: Exception | None = None
         self.is_holding = False
-        self.held: list[asyncio.Future[None]] = []
+        self.held: list[asyncio.Future[Stored | None]] = []
         self.code: str | None = None
         self.max_waits_s: list[float] = []
 
-    def store(self, lines: bytes) -> asyncio.Future[None]:
+    def store(self, lines: bytes, key: bytes = b"") -> asyncio.Future[Stored | None]:
         self.stored.append(lines)
-        ack: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.keys.append(key)
+        ack: asyncio.Future[Stored | None] = asyncio.get_running_loop().create_future()
         if self.refusal:
             ack.set_exception(self.refusal)
         elif self.is_holding:
             self.held.append(ack)
+        elif key:
+            ack.set_result(self.result or Stored(lines.count(b"\n"), lines[ID].decode()))
         else:
             ack.set_result(None)
         return ack

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import uvicorn
 
 from netwatch.http.protocol import protocol_settings
+from netwatch.settings import Settings
 
 PATIENCE_S = 10.0
 
@@ -39,7 +40,7 @@ class Seen(NamedTuple):
 class Served:
     """Answers each request with its body once that came; `/hold` waits for `release`, `/early` answers unread."""
 
-    def __init__(self, drain_timeout_s: float) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.clients: list[Client] = []
         self.seen: list[Seen] = []
         self.cut: list[Seen] = []
@@ -49,7 +50,8 @@ class Served:
         self._gate: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.socket = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(self._app, log_config=None, interface="asgi3", **protocol_settings(drain_timeout_s))
+        protocol = protocol_settings(Settings(**{"workers": 1, **settings}))
+        config = uvicorn.Config(self._app, log_config=None, interface="asgi3", **protocol)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],), daemon=True)
         self.thread.start()
@@ -117,8 +119,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(drain_timeout_s: float = 3.0) -> Iterator[Served]:
-    served = Served(drain_timeout_s)
+def serving(**settings: Any) -> Iterator[Served]:
+    served = Served(**settings)
     try:
         yield served
     finally:

@@ -11,6 +11,7 @@ import pytest
 
 from netwatch.errors import ERRORS, Overloaded
 from netwatch.http import body, ingest
+from netwatch.http.in_flight import InFlight
 from netwatch.reports import is_whole
 from tests.http.door import JSON, NDJSON, REPORT, Door, Exchange, code_of, problem_of, report, until
 
@@ -19,13 +20,13 @@ BAD = b'{"clientId":5,"hosts":[]}'
 
 
 @pytest.fixture
-def in_flight(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[body.InFlight]]:
+def in_flight(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[InFlight]]:
     """The counters of bytes in flight that doors make; at the end of the test all must have been given back."""
-    made: list[body.InFlight] = []
+    made: list[InFlight] = []
 
-    class Counted(body.InFlight):
-        def __init__(self, limit_bytes: int) -> None:
-            super().__init__(limit_bytes)
+    class Counted(InFlight):
+        def __init__(self, limit_bytes: int, reserved_bytes: int) -> None:
+            super().__init__(limit_bytes, reserved_bytes)
             made.append(self)
 
     monkeypatch.setattr(ingest, "InFlight", Counted)
@@ -67,6 +68,9 @@ def test_one_object_is_one_report() -> None:
         (JSON, lambda reports: b"[" + b",".join(reports) + b"]"),
         (JSON, lambda reports: b"\n [ " + b" ,\n ".join(reports) + b" ] \r\n"),
         ("text/plain", lambda reports: b"[" + b",".join(reports) + b"]"),
+        (JSON, lambda reports: b"".join(reports)),
+        (JSON, lambda reports: b"\n".join(reports) + b"\n"),
+        ("text/plain", lambda reports: b" \r\n\t".join(reports)),
         (NDJSON, lambda reports: b"\n".join(reports)),
         (NDJSON, lambda reports: b"\n".join(reports) + b"\n"),
         (NDJSON, lambda reports: b"\r\n".join(reports) + b"\r\n"),
@@ -154,7 +158,7 @@ def test_what_the_settings_say_reaches_the_lines() -> None:
 # What is not
 
 
-@pytest.mark.parametrize("kind", body.TAKEN)
+@pytest.mark.parametrize("kind", sorted(body.JSON | body.NDJSON))
 @pytest.mark.parametrize("sent", [b"", b" ", b"\r\n\t \n", b" " * 1000])
 def test_an_empty_body_is_400(kind: str, sent: bytes) -> None:
     door = Door()
@@ -167,8 +171,7 @@ def test_an_empty_body_is_400(kind: str, sent: bytes) -> None:
     [
         (BAD, "invalid_member"),
         (b"{}", "missing_member"),
-        (b"nonsense", "invalid_json"),
-        (REPORT + REPORT, "invalid_json"),
+        (REPORT + b"x", "invalid_json"),
         (b'{"clientId":"c","hosts":[],"x":1e999}', "number_out_of_range"),
         (b'{"clientId":"c","hosts":[],"x":"\xff"}', "invalid_utf8"),
         (b'{"clientId":"c","hosts":[],"x":' + b"[" * 40 + b"]" * 40 + b"}", "too_deep"),
@@ -197,6 +200,13 @@ def test_nothing_valid_in_it_is_400_with_the_errors(kind: str, sent: bytes) -> N
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
+        (b"nonsense", "invalid_json"),
+        (b"1", "invalid_json"),
+        (b"\xef\xbb\xbf%b" % REPORT, "invalid_json"),
+        (REPORT + REPORT[:-1], "invalid_json"),
+        (REPORT + b"x" + REPORT, "invalid_json"),
+        (REPORT + b"," + REPORT, "invalid_json"),
+        (b"%b\n%b]" % (REPORT, REPORT), "invalid_json"),
         (b"[%b" % REPORT, "invalid_json"),
         (b"[%b,]" % REPORT, "invalid_json"),
         (b"[%b]]" % REPORT, "invalid_json"),
@@ -206,14 +216,14 @@ def test_nothing_valid_in_it_is_400_with_the_errors(kind: str, sent: bytes) -> N
         (b"[" + b"[" * 100_000 + b"]" * 100_000 + b"]", "too_deep"),
     ],
 )
-def test_an_array_that_is_broken_anywhere_stores_nothing(sent: bytes, code: str) -> None:
+def test_a_body_that_is_broken_anywhere_stores_nothing(sent: bytes, code: str) -> None:
     door = Door()
     assert code_of(result := door.post(sent)) == code
     assert result.status_code == 400
     assert door.link.stored == []
 
 
-def test_a_body_over_its_limit_is_413_with_the_limit(in_flight: list[body.InFlight]) -> None:
+def test_a_body_over_its_limit_is_413_with_the_limit(in_flight: list[InFlight]) -> None:
     door = Door(max_body_bytes=KIB)
     assert door.post(REPORT.ljust(KIB)).status_code == 200
     result = door.post(REPORT.ljust(KIB + 1))
@@ -225,12 +235,13 @@ def test_a_body_over_its_limit_is_413_with_the_limit(in_flight: list[body.InFlig
     ("kind", "join"),
     [
         (JSON, lambda reports: b"[" + b",".join(reports) + b"]"),
+        (JSON, lambda reports: b"".join(reports)),
         (NDJSON, lambda reports: b"\n".join(reports)),
         (NDJSON, lambda reports: b"\n\n".join(reports) + b"\n\n"),
     ],
 )
 def test_a_count_over_its_limit_is_413_with_the_limit(
-    kind: str, join: Callable[[list[bytes]], bytes], in_flight: list[body.InFlight]
+    kind: str, join: Callable[[list[bytes]], bytes], in_flight: list[InFlight]
 ) -> None:
     door = Door(max_reports=7)
     assert door.post(join([REPORT] * 7), kind).status_code == 200
@@ -243,16 +254,14 @@ def test_a_count_over_its_limit_is_413_with_the_limit(
 
 
 @pytest.mark.parametrize("code", ["ack_timeout", "disk_full", "disk_error", "recovering", "unknown"])
-def test_what_the_link_refuses_is_503_with_its_code(code: str, in_flight: list[body.InFlight]) -> None:
+def test_what_the_link_refuses_is_503_with_its_code(code: str, in_flight: list[InFlight]) -> None:
     door = Door()
     door.link.refusal = Overloaded(code, "Later.", retry_after_s=7)
     result = door.post(REPORT)
     assert (result.status_code, code_of(result), result.headers["retry-after"]) == (503, code, "7")
 
 
-def test_a_fault_of_ours_is_500_and_tells_nothing(
-    in_flight: list[body.InFlight], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fault_of_ours_is_500_and_tells_nothing(in_flight: list[InFlight], capfd: pytest.CaptureFixture[str]) -> None:
     door = Door()
     door.link.refusal = RuntimeError("secret\ninside")
     result = door.post(REPORT)
@@ -266,7 +275,7 @@ def test_a_fault_of_ours_is_500_and_tells_nothing(
 # Bytes in flight
 
 
-def test_past_the_bound_it_is_503_at_once_and_works_again_later(in_flight: list[body.InFlight]) -> None:
+def test_past_the_bound_it_is_503_at_once_and_works_again_later(in_flight: list[InFlight]) -> None:
     async def scenario() -> None:
         door = Door(max_body_bytes=4 * KIB, in_flight_bytes=4 * KIB)
         door.link.is_holding = True
@@ -286,7 +295,7 @@ def test_past_the_bound_it_is_503_at_once_and_works_again_later(in_flight: list[
     asyncio.run(scenario())
 
 
-def test_a_body_is_counted_before_it_is_read(in_flight: list[body.InFlight]) -> None:
+def test_a_body_is_counted_before_it_is_read(in_flight: list[InFlight]) -> None:
     async def scenario() -> None:
         door = Door()
         exchange = Exchange(door, [REPORT], size=1000)
@@ -300,7 +309,7 @@ def test_a_body_is_counted_before_it_is_read(in_flight: list[body.InFlight]) -> 
 
 
 @pytest.mark.parametrize("size", [None, 2 * len(REPORT)])
-def test_a_request_that_is_cancelled_gives_back_its_bytes(size: int | None, in_flight: list[body.InFlight]) -> None:
+def test_a_request_that_is_cancelled_gives_back_its_bytes(size: int | None, in_flight: list[InFlight]) -> None:
     async def scenario(is_body_there: bool) -> None:
         door = Door()
         door.link.is_holding = True
@@ -321,9 +330,7 @@ def test_a_request_that_is_cancelled_gives_back_its_bytes(size: int | None, in_f
 
 @pytest.mark.parametrize("size", [None, len(REPORT) + 1])
 @pytest.mark.parametrize("chunks", [[], [b""], [REPORT], [REPORT[:5]], [REPORT[:5], REPORT[5:]]])
-def test_a_body_that_is_cut_is_never_stored(
-    chunks: list[bytes], size: int | None, in_flight: list[body.InFlight]
-) -> None:
+def test_a_body_that_is_cut_is_never_stored(chunks: list[bytes], size: int | None, in_flight: list[InFlight]) -> None:
     door = Door()
     exchange = Exchange(door, chunks, size=size, is_whole=False)
     answer = asyncio.run(exchange.run())
@@ -333,14 +340,14 @@ def test_a_body_that_is_cut_is_never_stored(
 
 
 @pytest.mark.parametrize("step", [1, 3, len(REPORT)])
-def test_a_chunked_body_is_taken_whole(step: int, in_flight: list[body.InFlight]) -> None:
+def test_a_chunked_body_is_taken_whole(step: int, in_flight: list[InFlight]) -> None:
     door = Door()
     chunks = [REPORT[start : start + step] for start in range(0, len(REPORT), step)]
     assert asyncio.run(Exchange(door, chunks).run())["accepted"] == 1
     assert door.link.reports == [json.loads(REPORT)]
 
 
-def test_a_chunked_body_is_counted_as_it_comes(in_flight: list[body.InFlight]) -> None:
+def test_a_chunked_body_is_counted_as_it_comes(in_flight: list[InFlight]) -> None:
     async def scenario() -> None:
         door = Door(max_body_bytes=4 * KIB, in_flight_bytes=4 * KIB)
         exchange = Exchange(door, [b" " * KIB] * 3)
@@ -357,7 +364,7 @@ def test_a_chunked_body_is_counted_as_it_comes(in_flight: list[body.InFlight]) -
     asyncio.run(scenario())
 
 
-def test_a_chunked_body_over_its_limit_is_413(in_flight: list[body.InFlight]) -> None:
+def test_a_chunked_body_over_its_limit_is_413(in_flight: list[InFlight]) -> None:
     door = Door(max_body_bytes=KIB)
     assert asyncio.run(Exchange(door, [REPORT, b" " * (KIB - len(REPORT))]).run())["accepted"] == 1
     exchange = Exchange(door, [REPORT, b" " * (KIB - len(REPORT)), b" "])
@@ -378,7 +385,7 @@ def test_a_chunked_body_over_its_limit_is_413(in_flight: list[body.InFlight]) ->
         (b"x" * 3 * KIB, JSON),
     ],
 )
-def test_every_answer_gives_back_its_bytes(sent: bytes, kind: str, in_flight: list[body.InFlight]) -> None:
+def test_every_answer_gives_back_its_bytes(sent: bytes, kind: str, in_flight: list[InFlight]) -> None:
     Door(max_body_bytes=2 * KIB).post(sent, kind)
 
 
@@ -393,9 +400,9 @@ def test_many_lines_give_way_to_other_requests(monkeypatch: pytest.MonkeyPatch) 
         assert running.result()["accepted"] == 200
         return turns
 
-    monkeypatch.setattr(ingest, "_TURN_S", -1)
+    monkeypatch.setattr(body, "_TURN_S", -1)
     assert asyncio.run(scenario()) > 200
-    monkeypatch.setattr(ingest, "_TURN_S", 60)
+    monkeypatch.setattr(body, "_TURN_S", 60)
     assert asyncio.run(scenario()) < 20
 
 
@@ -410,6 +417,16 @@ def test_every_code_is_reachable_or_has_its_reason() -> None:
     }
     elsewhere = {
         "unsupported_media_type": "test_body",
+        "unsupported_encoding": "test_encoding",
+        "invalid_encoding": "test_encoding",
+        "token_missing": "test_access",
+        "token_unknown": "test_access",
+        "origin_not_allowed": "test_access",
+        "over_share": "test_in_flight",
+        "invalid_key": "test_keys",
+        "kind_ignored": "test_browser_reports",
+        "endpoint_retired": "test_browser_reports",
+        "too_many_connections": "test_statuses",
         "not_found": "test_app",
         "method_not_allowed": "test_app",
         "bad_request": "test_protocol",

@@ -33,18 +33,14 @@ def served(shared: Served) -> Served:
 
 @pytest.fixture(scope="module")
 def shared_hasty() -> Iterator[Served]:
-    """A server with a short deadline for what is idle."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, "IDLE_S", IDLE_S)
-        with serving() as served:
-            yield served
+    """A server whose deadlines are short."""
+    with serving(header_timeout_s=HEADER_S, body_timeout_s=BODY_S, idle_timeout_s=IDLE_S) as served:
+        yield served
 
 
 @pytest.fixture
-def hasty(shared_hasty: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
-    """The server with that and all other deadlines short, as if it had just been started."""
-    monkeypatch.setattr(protocol, "HEADER_S", HEADER_S)
-    monkeypatch.setattr(protocol, "BODY_S", BODY_S)
+def hasty(shared_hasty: Served) -> Served:
+    """The shared server with short deadlines, as if it had just been started."""
     shared_hasty.forget()
     return shared_hasty
 

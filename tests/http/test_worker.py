@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from netwatch.http.protocol import ANSWER_S, Protocol, protocol_settings
+from netwatch.settings import Settings
 from tests.http.door import PATH, REPORT
 
 PROGRAM = """
@@ -102,11 +103,11 @@ def answer_batches(listener: socket.socket) -> None:
     def serve(link: socket.socket) -> None:
         with link, link.makefile("rb") as stream, contextlib.suppress(OSError):
             stream.read(20)
-            link.sendall(struct.pack("<QB", 0, 0))
+            link.sendall(struct.pack("<QBI", 0, 0, 0))
             while header := stream.read(21):
                 size, number, _, _ = struct.unpack("<IQQB", header)
                 stream.read(size)
-                link.sendall(struct.pack("<QB", number, 0))
+                link.sendall(struct.pack("<QBI", number, 0, 0))
 
     while True:
         try:
@@ -169,7 +170,16 @@ def test_gunicorn_says_nothing_to_systemd(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("drain_timeout_s", [0.0, 3.0])
 def test_the_protocol_is_ours_and_leaves_time_for_the_last_answers(drain_timeout_s: float) -> None:
-    settings = protocol_settings(drain_timeout_s)
-    assert settings["http"] is Protocol
+    settings = protocol_settings(Settings(workers=1, drain_timeout_s=drain_timeout_s))
+    assert issubclass(settings["http"], Protocol)
     assert settings["timeout_graceful_shutdown"] == drain_timeout_s + ANSWER_S
     assert (settings["ws"], settings["access_log"], settings["proxy_headers"]) == ("none", False, False)
+
+
+def test_deadlines_and_the_workers_share_of_connections_are_settings() -> None:
+    settings = Settings(workers=3, header_timeout_s=1, body_timeout_s=2, idle_timeout_s=3, max_connections=10)
+    chosen = protocol_settings(settings)
+    protocol = chosen["http"]
+    assert (protocol.header_timeout_s, protocol.body_timeout_s, protocol.max_connections) == (1, 2, 3)
+    assert chosen["timeout_keep_alive"] == 3
+    assert protocol_settings(Settings(workers=4, max_connections=1))["http"].max_connections == 1
