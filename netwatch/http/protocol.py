@@ -101,6 +101,8 @@ class Protocol(HttpToolsProtocol):
         self._is_between = self._is_header_there = False
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_http_version() not in ("1.0", "1.1"):  # the parser lets 0.9 and 2.0 through
+            raise httptools.HttpParserError("unknown version")
         self._dry_bytes = 0
         self._is_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if self._is_offer:
@@ -171,8 +173,11 @@ class Protocol(HttpToolsProtocol):
         self._unset_deadline()
         if self._is_answering:
             self.cycle.keep_alive = False
-        elif self.pipeline:
-            self.transport.abort()
+        elif self.pipeline:  # those before the broken one are whole
+            self.pipeline.popleft()
+            if before := self.pipeline[0][0] if self.pipeline else self._started:
+                self.cycle = before
+                self.cycle.keep_alive = False
         else:
             self._answer_instead("bad_request", detail)
 
