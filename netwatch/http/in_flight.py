@@ -12,7 +12,7 @@ from netwatch.errors import Overloaded
 
 _RETRY_AFTER_S: Final = 1
 _ROOM: Final = 16
-"""This part of the limit is added to it for clients that hold little, or one with slow bodies could shut out all others."""
+"""This part of the limit comes on top for clients that hold little: one with slow bodies could shut out all others."""
 _LITTLE: Final = 256
 """A client that holds no more than this part of the limit holds little."""
 
