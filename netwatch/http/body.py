@@ -6,11 +6,9 @@ counted before they are read.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import itertools
 import re
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,6 +17,7 @@ from falcon.asgi import Request
 
 from netwatch.errors import Refused
 from netwatch.http import encoding
+from netwatch.http.turn import Turn
 
 JSON: Final = frozenset(("application/json", "text/plain"))
 NDJSON: Final = frozenset(("application/x-ndjson", "application/ndjson", "application/jsonl"))
@@ -27,7 +26,6 @@ _WHITE: Final = b" \t\r\n"
 _BOUNDARY: Final = re.compile(rb"\}[ \t\r\n]*+\{")
 _INSIDE: Final = re.compile(rb'(?:[^"}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\}(?![ \t\r\n]*+\{)){1,1000}', re.DOTALL)
 """What stands before a boundary, or a part of it: outside of strings, JSON has no boundary but between two values."""
-_TURN_S: Final = 0.005
 
 _LINES: Final = re.compile(rb"[^\s][^\n]*")
 """Each line that is not blank, from its first character."""
@@ -140,19 +138,6 @@ class _Anything(msgspec.Struct):
 
 
 _demand_json = msgspec.json.Decoder(_Anything).decode
-
-
-class Turn:
-    """A long piece of work gives way to other requests now and then."""
-
-    def __init__(self) -> None:
-        self._ends_s = time.monotonic() + _TURN_S
-
-    async def give_way(self) -> None:
-        """Let others run, if this turn has lasted long enough."""
-        if time.monotonic() > self._ends_s:
-            await asyncio.sleep(0)
-            self._ends_s = time.monotonic() + _TURN_S
 
 
 def _too_large(max_body_bytes: int) -> Refused:

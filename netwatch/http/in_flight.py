@@ -11,6 +11,10 @@ from typing import Final
 from netwatch.errors import Overloaded
 
 _RETRY_AFTER_S: Final = 1
+_ROOM: Final = 16
+"""This part of the limit comes on top for clients that hold little: one with slow bodies could shut out all others."""
+_LITTLE: Final = 256
+"""A client that holds no more than this part of the limit holds little."""
 
 
 class InFlight:
@@ -28,7 +32,8 @@ class InFlight:
             return
         limit = self.limit_bytes if is_page else self._open_bytes
         held = self._clients.get(client, 0)
-        if self.bytes + size > limit:
+        holds_little = held + size <= self.limit_bytes // _LITTLE
+        if self.bytes + size > limit + (self.limit_bytes // _ROOM if holds_little else 0):
             raise Overloaded("overloaded", f"More than {limit} bytes would be in flight.", retry_after_s=_RETRY_AFTER_S)
         if held and len(self._clients) > 1 and held + size > limit // len(self._clients):
             raise Overloaded(
@@ -39,7 +44,7 @@ class InFlight:
 
     def give(self, client: str, size: int) -> None:
         """The answer is made: ``size`` bytes less."""
-        if not size:
+        if not size:  # who holds nothing is not counted
             return
         self.bytes -= size
         self._clients[client] -= size

@@ -17,12 +17,14 @@ from falcon.asgi import Request, Response
 from netwatch.errors import Refused, Rejected
 from netwatch.http import body
 from netwatch.http.access import Access, Sender, truncated
-from netwatch.http.body import Raws, Turn
+from netwatch.http.body import Raws
 from netwatch.http.in_flight import InFlight
+from netwatch.http.turn import Turn
 from netwatch.reports import ID, Key, Lines, address_member
 from netwatch.settings import Settings
 
 MAX_ERRORS: Final = 100
+MAX_POINTER: Final = 500
 _KEY: Final = re.compile(r'"([!-~]{1,128})"|(?!""$)([!-~]{1,128})')
 
 _encode = msgspec.json.Encoder().encode
@@ -133,7 +135,7 @@ class Door:
                 rejected += 1
                 if len(errors) < MAX_ERRORS:
                     errors.append(
-                        {"index": index, "code": error.code, "pointer": error.pointer, "detail": error.detail}
+                        {"index": index, "code": error.code, "pointer": _short(error.pointer), "detail": error.detail}
                     )
             await turn.give_way()
         return _Made(lines, errors, rejected)
@@ -205,6 +207,11 @@ class BrowserReports:
             if error.code == "invalid_json":  # of an array it was seen before that it is JSON
                 raise Refused(error.code, error.detail) from None
             raise
+
+
+def _short(pointer: str) -> str:
+    """The pointer, or that of the nearest member around it whose pointer is short: names can have a megabyte each."""
+    return pointer if len(pointer) <= MAX_POINTER else pointer[:MAX_POINTER].rpartition("/")[0]
 
 
 def _key(req: Request, sender: Sender) -> Key | None:

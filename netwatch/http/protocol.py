@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from netwatch.errors import ERRORS
 from netwatch.http.problem import PROBLEM_TYPE, problem
@@ -23,6 +23,10 @@ DRAIN_IDLE_S: Final = 1.0
 """While draining, an idle keep-alive connection is closed after this long; a request until then is answered."""
 ANSWER_S: Final = 1.0
 """While draining, this is left for the answers after the last request was cut off."""
+LINGER_S: Final = 1.0
+"""A client that is turned away may still be sending: closed at once, it would be reset before it has read why."""
+MAX_PIPELINED: Final = 16
+"""More requests than this behind one that waits for its answer are refused: each takes some 15 KiB as it waits."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -38,6 +42,9 @@ class Protocol(HttpToolsProtocol):
     _is_offer = False
     _is_over = False
     _dry_bytes = 0
+    _started: RequestResponseCycle | None = None
+    """The request that is being answered; uvicorn's ``cycle`` is the last one that came."""
+    _read_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -50,6 +57,10 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unset_deadline()
+        self._unset_read_deadline()
+        if self._started:
+            self._started.disconnected = True
+            self._started.message_event.set()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns None
@@ -83,11 +94,15 @@ class Protocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(self.header_timeout_s, self._on_header_deadline)
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise httptools.HttpParserError("too many requests at once")
         super().on_message_begin()
         self._unset_deadline()
         self._is_between = self._is_header_there = False
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_http_version() not in ("1.0", "1.1"):  # the parser lets 0.9 and 2.0 through
+            raise httptools.HttpParserError("unknown version")
         self._dry_bytes = 0
         self._is_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if self._is_offer:
@@ -110,6 +125,19 @@ class Protocol(HttpToolsProtocol):
         self._is_between = True
         self.scope["state"]["body_complete"] = True
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self._expect_reader()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_reader()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._started = cycle
+        super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
         """Drain: answer what is there or comes soon, with ``connection: close``, and cut off what is too slow."""
@@ -145,8 +173,11 @@ class Protocol(HttpToolsProtocol):
         self._unset_deadline()
         if self._is_answering:
             self.cycle.keep_alive = False
-        elif self.pipeline:
-            self.transport.abort()
+        elif self.pipeline:  # those before the broken one are whole
+            self.pipeline.popleft()
+            if before := self.pipeline[0][0] if self.pipeline else self._started:
+                self.cycle = before
+                self.cycle.keep_alive = False
         else:
             self._answer_instead("bad_request", detail)
 
@@ -159,7 +190,12 @@ class Protocol(HttpToolsProtocol):
             headers.append((b"retry-after", b"1"))
         lines = [b"%b: %b\r\n" % header for header in [*self.server_state.default_headers, *headers]]
         self.transport.write(b"".join([STATUS_LINE[status], *lines, b"connection: close\r\n\r\n", body]))
-        self.transport.close()
+        if len(self.connections) > 2 * self.max_connections or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self._unset_deadline()
+        self._deadline = self.loop.call_later(LINGER_S, self.transport.abort)
 
     def _close_if_idle(self) -> None:
         if self._is_between and (self.cycle is None or self.cycle.response_complete):
@@ -174,6 +210,20 @@ class Protocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(self.body_timeout_s, self.transport.abort)
         else:
             self.transport.abort()
+
+    def _expect_reader(self) -> None:
+        """Close the connection of a client that does not read its answers: they take memory, and never end."""
+        self._read_deadline = self._read_deadline or self.loop.call_later(self.body_timeout_s, self._on_read_deadline)
+
+    def _on_read_deadline(self) -> None:
+        self._read_deadline = None
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _unset_read_deadline(self) -> None:
+        if self._read_deadline:
+            self._read_deadline.cancel()
+            self._read_deadline = None
 
     def _unset_deadline(self) -> None:
         if self._deadline:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from netwatch.errors import ERRORS, Overloaded
-from netwatch.http import body, ingest
+from netwatch.http import body, ingest, turn
 from netwatch.http.in_flight import InFlight
 from netwatch.reports import is_whole
 from tests.http.door import JSON, NDJSON, REPORT, Door, Exchange, code_of, problem_of, report, until
@@ -423,9 +423,9 @@ def test_many_lines_give_way_to_other_requests(monkeypatch: pytest.MonkeyPatch) 
         assert running.result()["accepted"] == 200
         return turns
 
-    monkeypatch.setattr(body, "_TURN_S", -1)
+    monkeypatch.setattr(turn, "_TURN_S", -1)
     assert asyncio.run(scenario()) > 200
-    monkeypatch.setattr(body, "_TURN_S", 60)
+    monkeypatch.setattr(turn, "_TURN_S", 60)
     assert asyncio.run(scenario()) < 20
 
 
