@@ -55,6 +55,7 @@ DEFAULTS = {
 
 TOKEN = "0123456789abcdef"
 TOKENS_FILE = Path(os.devnull)
+CERTIFICATE = Path(__file__).parent / "certificate.pem"  # with its key; it serves nothing
 """A file that can be read, and holds no token."""
 
 # Of each setting: as a flag or a variable, as TOML, and what it then is.
@@ -93,13 +94,13 @@ GIVEN: dict[str, tuple[str, str, object]] = {
     "header_timeout_s": ("0.5", "0.5", 0.5),
     "body_timeout_s": ("0.5", "0.5", 0.5),
     "idle_timeout_s": ("5", "5", 5.0),
-    "tls_certificate": (str(TOKENS_FILE), f'"{TOKENS_FILE}"', TOKENS_FILE),
-    "tls_key": (str(TOKENS_FILE), f'"{TOKENS_FILE}"', TOKENS_FILE),
+    "tls_certificate": (str(CERTIFICATE), f'"{CERTIFICATE}"', CERTIFICATE),
+    "tls_key": (str(CERTIFICATE), f'"{CERTIFICATE}"', CERTIFICATE),
     "min_free_bytes": ("0", "0", 0),
 }
 NEEDED: dict[str, dict[str, object]] = {
-    "tls_certificate": {"tls_key": str(TOKENS_FILE)},
-    "tls_key": {"tls_certificate": str(TOKENS_FILE)},
+    "tls_certificate": {"tls_key": str(CERTIFICATE)},
+    "tls_key": {"tls_certificate": str(CERTIFICATE)},
 }
 """What a setting cannot be without."""
 
