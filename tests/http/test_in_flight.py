@@ -128,12 +128,7 @@ def test_pages_are_served_while_shippers_have_taken_all_that_is_theirs() -> None
         shipper.gate.clear()
         running = asyncio.create_task(shipper.run())
         await until(lambda: shipper.is_begun)
-<<<<<<< HEAD
-        report = REPORT.ljust(KIB)  # more than the little for which there is always room
-        other = Exchange(door, [report], size=len(report), client="10.0.0.2")
-=======
         other = Exchange(door, [REPORT.ljust(KIB)], size=KIB, client="10.0.0.2")
->>>>>>> door
         assert (await other.run())["type"] == "urn:netwatch:error:overloaded"
         assert other.status == 503
         sent = b'[{"type":"crash","body":{}}]'
