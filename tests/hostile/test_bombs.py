@@ -17,6 +17,7 @@ from tests.system.conftest import Serve
 from tests.system.server import MIB, Answer, Server, report, wait_until
 
 IN_FLIGHT_BYTES = 64 * MIB
+LONG = b"x" * 1024
 GROWN_BYTES = 160 * MIB
 """In flight, each body's decoded pieces and their join, and what the allocator keeps."""
 
@@ -155,7 +156,7 @@ def test_row_20_bombs_cost_bounded_memory_and_the_next_client_is_served_at_once(
         ([], b"[" * (2 * MIB), 400, "too_deep"),
         ([], b'{"a":' * MIB, 400, "report_too_large"),
         (["--max-reports", "3"], b'{"clientId":"a","hosts":[]}\n' * 4, 413, "too_many_reports"),
-        (["--max-report-bytes", "1KiB"], b'{"clientId":"a","hosts":[],"x":"' + b"x" * 1024 + b'"}', 400, "report_too_large"),
+        (["--max-report-bytes", "1KiB"], b'{"clientId":"a","hosts":[],"x":"%b"}' % LONG, 400, "report_too_large"),
         ([], b'{"clientId":"a","hosts":[],"x":' + b"[" * 32 + b"]" * 32 + b"}", 400, "too_deep"),
     ],
 )  # fmt: skip
