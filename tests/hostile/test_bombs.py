@@ -16,7 +16,6 @@ import zstandard
 from tests.system.conftest import Serve
 from tests.system.server import MIB, Answer, Server, report, wait_until
 
-IN_FLIGHT_BYTES = 64 * MIB
 LONG = b"x" * 1024
 GROWN_BYTES = 160 * MIB
 """In flight, each body's decoded pieces and their join, and what the allocator keeps."""
