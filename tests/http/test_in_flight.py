@@ -131,7 +131,7 @@ def test_pages_are_served_while_shippers_have_taken_all_that_is_theirs() -> None
         other = Exchange(door, [REPORT.ljust(KIB)], size=KIB, client="10.0.0.2")
         assert (await other.run())["type"] == "urn:netwatch:error:overloaded"
         assert other.status == 503
-        sent = b'[{"type":"crash","body":{}}]'
+        sent = b'[{"type":"crash","body":{}}]'.ljust(KIB)
         page = Exchange(
             door,
             [sent],
@@ -142,7 +142,7 @@ def test_pages_are_served_while_shippers_have_taken_all_that_is_theirs() -> None
         )
         await page.run()
         assert page.status == 204
-        own = Exchange(door, [REPORT], size=len(REPORT), client="10.0.0.4", headers={"origin": "http://x"})
+        own = Exchange(door, [REPORT.ljust(KIB)], size=KIB, client="10.0.0.4", headers={"origin": "http://x"})
         assert (await own.run())["accepted"] == 1
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
