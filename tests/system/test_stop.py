@@ -24,6 +24,8 @@ def is_refused(server: Server) -> bool:
         server.connect(1).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it met the socket in the instant of its closing: the next one is refused
+        return False
     return False
 
 
