@@ -21,6 +21,7 @@ from netwatch.http.turn import Turn
 
 JSON: Final = frozenset(("application/json", "text/plain"))
 NDJSON: Final = frozenset(("application/x-ndjson", "application/ndjson", "application/jsonl"))
+REPORTS: Final = JSON | NDJSON
 BROWSER: Final = frozenset(("application/reports+json", "application/report", "application/csp-report"))
 _WHITE: Final = b" \t\r\n"
 _BOUNDARY: Final = re.compile(rb"\}[ \t\r\n]*+\{")

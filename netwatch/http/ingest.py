@@ -156,7 +156,7 @@ class Reports:
         """Store the reports of one request."""
         sender = self._door.access.admit(req, resp)
         key = _key(req, sender)
-        taken = await self._door.take(req, sender, body.JSON | body.NDJSON, self._door.lines.line, key)
+        taken = await self._door.take(req, sender, body.REPORTS, self._door.lines.line, key)
         if not taken.lines_total and taken.errors:
             is_one = taken.rejected == 1
             raise Refused(
