@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "netwatch"
 ROWS = [
     ["netwatch.__main__", "netwatch.cli"],
     ["netwatch.server", "netwatch.probe", "netwatch.loadtest.*"],
+    ["netwatch.measurement"],
     ["netwatch.http.worker"],
     ["netwatch.http.app"],
     ["netwatch.http.*"],
@@ -48,7 +49,7 @@ PLACES = {
     "uvicorn_worker": ["netwatch.http.*"],
     "zstandard": ["netwatch.storage.*", "netwatch.http.encoding"],
     "multiprocessing": ["netwatch.server"],
-    "httpx": ["netwatch.probe"],
+    "httpx": ["netwatch.probe", "netwatch.measurement"],
 }
 ANYTHING_OUTSIDE = ["netwatch.loadtest.*"]
 
