@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from pathlib import Path
 
-from netwatch import __version__, probe, settings
+from netwatch import __version__, probe, reload, settings
 from netwatch.errors import StartError
 
 
@@ -48,6 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     cat.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="the data directory (data)")
     cat.set_defaults(run=_cat)
 
+    again = commands.add_parser("reload", help="have the running server use its changed settings")
+    reload.add_arguments(again)
+    again.set_defaults(run=reload.run)
+
     measure = commands.add_parser("probe", help="measure URLs and post the result")
     probe.add_arguments(measure)
     measure.set_defaults(run=probe.run)
@@ -57,11 +62,12 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(args: argparse.Namespace) -> int:
     flags = {name: value for name, value in vars(args).items() if name in settings.FIELDS}
     config = args.config or (Path(os.environ["NETWATCH_CONFIG"]) if os.environ.get("NETWATCH_CONFIG") else None)
-    chosen = settings.load(flags, os.environ, config)
+    load = functools.partial(settings.load, flags, os.environ, config)
+    chosen = load()
 
     from netwatch import server
 
-    return server.serve(chosen)
+    return server.serve(chosen, load)
 
 
 def _cat(args: argparse.Namespace) -> int:
