@@ -302,26 +302,50 @@ def variable(name: str) -> str:
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str], config: Path | None) -> Settings:
     """The settings from ``flags`` (by name) over ``environ`` over the TOML file ``config`` over the defaults."""
+    return trace(flags, environ, config)[0]
+
+
+def trace(
+    flags: Mapping[str, object], environ: Mapping[str, str], config: Path | None
+) -> tuple[Settings, dict[str, str]]:
+    """The same, and where each value comes from: a flag, a variable, the file or "default"."""
     values: dict[str, Any] = {}
+    origins = dict.fromkeys(FIELDS, "default")
+
+    def take(name: str, value: object, origin: str, said: str) -> None:
+        values[name] = _parsed(name, value, said)
+        origins[name] = origin
+
     for name, value in _from_file(config).items():
-        values[name] = _parsed(name, value, f"{name} in {config}")
+        take(name, value, str(config), f"{name} in {config}")
     for key, value in environ.items():
         name = key.removeprefix("NETWATCH_").lower()
         if key.startswith("NETWATCH_") and key != "NETWATCH_CONFIG":
             if name not in FIELDS or key != variable(name):
                 raise StartError(f"The environment has {key}, but there is no such setting: unset it.", 2)
-            values[name] = _parsed(name, value, key)
+            take(name, value, key, key)
     for name, value in flags.items():
-        values[name] = _parsed(name, value, flag(name))
+        take(name, value, flag(name), flag(name))
     settings = Settings(**values)
     if settings.tokens_file:
         tokens = {**settings.tokens, **_tokens_from(settings.tokens_file)}
+        own = "" if origins["tokens"] == "default" else f"{origins['tokens']}, "
+        origins["tokens"] = f"{own}{settings.tokens_file}"
         settings = dataclasses.replace(settings, tokens=tokens)
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise StartError("HTTPS needs both settings, tls_certificate and tls_key.", 2)
     if settings.tls_certificate and settings.tls_key:
         _demand_pair(settings.tls_certificate, settings.tls_key)
-    return settings
+    return settings, origins
+
+
+def text(name: str, value: Any) -> str:
+    """The value of the setting ``name`` as one could give it, but for secrets."""
+    if FIELDS[name].metadata["is_secret"]:
+        return ",".join(f"{each}:***" for each in value) or "none"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return _default_text(value, FIELDS[name].metadata["parse"]) or "none"
 
 
 def reloaded(old: Settings, new: Settings) -> tuple[Settings, list[str], list[str]]:

@@ -35,7 +35,7 @@ _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 class _Server(Server):
     """uvicorn's server, which says when it takes connections, and tells its last ones that it does no more."""
 
-    def __init__(self, config: Config, say: Callable[[str], None], patience_s: memoryview[float]) -> None:
+    def __init__(self, config: Config, say: Callable[[str], None], patience_s: memoryview) -> None:
         super().__init__(config)
         self._say = say
         self._patience_s = patience_s
@@ -56,7 +56,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no type
     """uvicorn's worker class with our protocol and server."""
 
     say: Callable[[str], None]
-    patience_s: memoryview[float]
+    patience_s: memoryview
     """Its first, if it is not 0, is how long a drain may take instead; the master writes it, the workers share it."""
 
     async def _serve(self) -> None:
@@ -119,7 +119,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
 
     def be_patient(self) -> None:
         """Let the drain take as long as the body of a request may: after a reload, nobody waits for its end."""
-        Worker.patience_s[0] = self._settings.body_timeout_s + ANSWER_S
+        Worker.patience_s[0] = math.ceil(self._settings.body_timeout_s + ANSWER_S)
         self.cfg.set("graceful_timeout", math.ceil(Worker.patience_s[0] + _KILL_S))
 
     def load(self) -> Any:
@@ -167,7 +167,7 @@ def run(settings: Settings, listener_fd: int, queue_path: str, say: Callable[[st
     process.set_title("gunicorn")
     os.environ.pop("NOTIFY_SOCKET", None)  # it would say that it is ready before a worker is
     Worker.say = staticmethod(say)
-    Worker.patience_s = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")
+    Worker.patience_s = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")
     Worker.CONFIG_KWARGS = protocol_settings(settings)
     signal.set_wakeup_fd(-1)
     _fork_without_losing_a_signal()
