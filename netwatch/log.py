@@ -8,10 +8,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import time
 from typing import Final
 
 import msgspec
+
+from netwatch.errors import StartError
 
 _STDERR: Final = 2
 _encode = msgspec.json.Encoder().encode
@@ -30,6 +33,11 @@ def warning(event: str, **members: object) -> None:
 def error(event: str, **members: object) -> None:
     """Log what an operator must act on."""
     _write("error", event, members)
+
+
+def fatal(problem: StartError) -> None:
+    """Say to the operator who waits for it why something ends."""
+    print(f"netwatch: {problem}", file=sys.stderr, flush=True)
 
 
 def _write(level: str, event: str, members: dict[str, object]) -> None:

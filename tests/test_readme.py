@@ -34,6 +34,11 @@ def test_every_setting_stands_with_its_default() -> None:
             assert re.match(rf"{re.escape(default)}\s", documented[name]), f"{name} is {default}"
 
 
+def test_what_waits_for_a_restart_is_named() -> None:
+    (named,) = re.findall(r"in the log names\nit: (.*?)\.\n", section("Reload"), re.DOTALL)
+    assert re.findall("``(.*?)``", named) == [name for name, field in FIELDS.items() if field.metadata["needs_restart"]]
+
+
 def test_every_error_stands_with_its_status_and_title() -> None:
     documented = {code: tuple(rest.split(maxsplit=1)) for code, rest in rows(section("Errors")).items()}
     assert documented == {code: (str(status), title) for code, (status, title) in ERRORS.items()}
@@ -42,7 +47,7 @@ def test_every_error_stands_with_its_status_and_title() -> None:
 def test_every_command_stands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
-    commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
+    commands = re.findall(r"^    ([\w-]+)(?: |$)", capsys.readouterr().out, re.MULTILINE)
     documented = [name.partition(" ")[2] for name in rows(section("Commands")) if name.startswith("netwatch ")]
     assert sorted(documented) == sorted(commands)
 

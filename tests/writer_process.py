@@ -43,6 +43,7 @@ try:
         lambda word: os.write(int(news), word.encode() + b"\\n"),
         new_instance(),
         {},
+        lambda: None,
     )
 except StartError as error:
     print(f"netwatch: {error}", file=sys.stderr)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 import os
 import signal
+import socket
+import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any, Final
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker as GunicornWorker
+from uvicorn.config import Config
+from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from netwatch import log, process
@@ -25,8 +32,40 @@ _KILL_S: Final = 0.5
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
+class _Server(Server):
+    """uvicorn's server, which says when it takes connections, and tells its last ones that it does no more."""
+
+    def __init__(self, config: Config, say: Callable[[str], None], patience_s: memoryview) -> None:
+        super().__init__(config)
+        self._say = say
+        self._patience_s = patience_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        with contextlib.suppress(OSError):  # the supervisor is gone
+            self._say("serving")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.lifespan.state["draining"] = True  # a connection that was just accepted does not know yet
+        if self._patience_s[0]:
+            self.config.timeout_graceful_shutdown = self._patience_s[0]
+        await super().shutdown(sockets)
+
+
 class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no types
-    """uvicorn's worker class with our protocol."""
+    """uvicorn's worker class with our protocol and server."""
+
+    say: Callable[[str], None]
+    patience_s: memoryview
+    """Its first, if it is not 0, is how long a drain may take instead; the master writes it, the workers share it."""
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = _Server(self.config, self.say, self.patience_s)
+        self._install_sigquit_handler()
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
 
 class _LinkLifespan:
@@ -78,6 +117,11 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
         for name, value in values.items():
             self.cfg.set(name, value)
 
+    def be_patient(self) -> None:
+        """Let the drain take as long as the body of a request may: after a reload, nobody waits for its end."""
+        Worker.patience_s[0] = math.ceil(self._settings.body_timeout_s + ANSWER_S)
+        self.cfg.set("graceful_timeout", math.ceil(Worker.patience_s[0] + _KILL_S))
+
     def load(self) -> Any:
         link = Link(
             self._queue_path, batch_bytes=self._settings.commit_bytes, ack_timeout_s=self._settings.ack_timeout_s
@@ -115,11 +159,18 @@ def _on_worker_start(master: Arbiter, _worker: GunicornWorker) -> None:
     log.info("worker_started")
 
 
-def run(settings: Settings, listener_fd: int, queue_path: str) -> None:
-    """Be Gunicorn's master for the listening HTTP socket ``listener_fd`` until SIGTERM. Ends in SystemExit."""
+def run(settings: Settings, listener_fd: int, queue_path: str, say: Callable[[str], None]) -> None:
+    """Be Gunicorn's master for the listening HTTP socket ``listener_fd`` until SIGTERM. Ends in SystemExit.
+
+    Each worker says "serving" once it takes connections.
+    """
     process.set_title("gunicorn")
     os.environ.pop("NOTIFY_SOCKET", None)  # it would say that it is ready before a worker is
+    Worker.say = staticmethod(say)
+    Worker.patience_s = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")
     Worker.CONFIG_KWARGS = protocol_settings(settings)
     signal.set_wakeup_fd(-1)
     _fork_without_losing_a_signal()
-    _Gunicorn(settings, listener_fd, queue_path).run()
+    gunicorn = _Gunicorn(settings, listener_fd, queue_path)
+    signal.signal(process.BE_PATIENT, lambda *_: gunicorn.be_patient())
+    gunicorn.run()
