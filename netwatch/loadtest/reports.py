@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 
@@ -31,7 +34,34 @@ SITES = (
     ("Printer \"2nd floor\"", "http://10.0.0.77:631"),
 )  # fmt: skip
 ERRORS = ("timeout", "connection refused", "TLS: certificate expired", "DNS: no such host\n(NXDOMAIN)", "reset 💥")
-CITIES = (("Berlin", "DE"), ("Zürich", "CH"), ("São Paulo", "BR"), ("Oslo", "NO"), ("Toronto", "CA"))
+PLACES = (
+    '"city":"Berlin","country":"DE"',
+    '"city":"Z\\u00fcrich","country":"CH"',
+    '"city":"São Paulo","country":"BR"',
+    '"city":"Oslo","country":"NO"',
+    '"city":"Toronto","country":"CA"',
+)
+# Beside clientId, hosts and the extra members, all that a report has. By hand: a dict and json.dumps cost ten times.
+_HEAD = (
+    '"timestamp":"2026-11-22T%02d:%02d:%02d.%03d%s",'
+    '"geo":{"ip":"203.0.113.%d",%s,"lat":%r,"lon":-0.5}'
+)  # fmt: skip
+
+_HOST = b'{"name":"a","url":"b","status":"c","history":[{"t":1},%b]}'
+# What stands after the clientId of a report that must be rejected; %b takes the members of a good one's payload.
+BAD = (
+    b"%b",  # the closing brace is missing
+    b'"hosts":{}}',
+    b'"timestamp":"2026-11-22T10:24:10Z","geo":{}}',  # no hosts
+    b'"timestamp":"yesterday",%b}',
+    b'"geo":"Berlin",%b}',
+    b'"hosts":[' + _HOST % b'{"t":"now"}' + b"]}",
+    b'"hosts":[' + _HOST % b'{"t":2,"latency":-1}' + b"]}",
+    b'"hosts":[' + _HOST % b'{"t":2,"latency":NaN}' + b"]}",
+    b'"far":1e999,%b}',
+    b'"long":99999999999999999999,%b}',
+    b'"deep":' + b"[" * 100 + b"]" * 100 + b",%b}",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +76,39 @@ class Payload:
 class Reports:
     """All reports that one run can send."""
 
-    def __init__(self, seed: int, size: str) -> None:
+    def __init__(self, seed: int, mix: Mapping[str, int], bad_share: float = 0.0) -> None:
+        """`mix` weighs the sizes; `bad_share` of the reports are ones that must be rejected."""
+        self._key = str(seed).encode()
+        self._bad_below = round(bad_share * 2**32)
+        sizes = {size: self._payloads(seed, size) for size in mix}
+        self._wheel = [sizes[size] for size, weight in mix.items() for _ in range(weight)]
+
+    @staticmethod
+    def _payloads(seed: int, size: str) -> list[Payload]:
         rng = random.Random(f"{seed}/{size}")
         shape = SHAPES[size]
-        self._seed = seed
-        self._payloads = [_payload(rng, shape) for _ in range(shape.payloads)]
+        return [_payload(rng, shape) for _ in range(shape.payloads)]
 
     def body(self, report_id: str) -> bytes:
         """The report as one line of JSON, as a client sends it."""
-        head, payload = self._parts(report_id)
-        return json.dumps(head, separators=(",", ":")).encode()[:-1] + b"," + payload.sent + b"}"
+        bad, which, turn, pick = self._numbers(report_id)
+        payloads = self._wheel[turn % len(self._wheel)]
+        sent = payloads[which % len(payloads)].sent
+        if bad < self._bad_below:
+            ending = BAD[pick % len(BAD)]
+            return b'{"clientId":"%b",%b' % (report_id.encode(), ending.replace(b"%b", sent))
+        return b'{"clientId":"%b",%b,%b}' % (report_id.encode(), _head(pick), sent)
+
+    def is_bad(self, report_id: str) -> bool:
+        """Whether the report under this id must be rejected."""
+        return self._bad_below > 0 and self._numbers(report_id)[0] < self._bad_below
 
     def differs(self, report_id: str, stored: dict[str, Any]) -> str:
         """The first member that is not what was sent under this id, or "" when all are; `latency` must be a float."""
-        head, payload = self._parts(report_id)
+        _, which, turn, pick = self._numbers(report_id)
+        payloads = self._wheel[turn % len(self._wheel)]
+        payload = payloads[which % len(payloads)]
+        head = json.loads(b"{%b}" % _head(pick)) | {"clientId": report_id}
         rest = {name: value for name, value in stored.items() if name not in payload.names}
         if canonical(rest) != canonical(head):
             wrong = (name for name in head if canonical(rest.get(name)) != canonical(head[name]))
@@ -68,23 +117,18 @@ class Reports:
             return "hosts"
         return ""
 
-    def _parts(self, report_id: str) -> tuple[dict[str, Any], Payload]:
-        rng = random.Random(f"{self._seed}/{report_id}")
-        city, country = rng.choice(CITIES)
-        pick = rng.getrandbits(40)
-        head: dict[str, Any] = {
-            "clientId": report_id,
-            "timestamp": f"2026-11-22T{pick % 24:02d}:{pick % 60:02d}:{pick % 59:02d}.{pick % 1000:03d}"
-            + ("Z", "+05:30", "-08:00")[pick % 3],
-            "geo": {
-                "ip": f"203.0.113.{pick % 256}",
-                "city": city,
-                "country": country,
-                "lat": pick % 900_000 / 10_000,
-                "lon": -0.5,
-            },
-        }
-        return head, self._payloads[pick % len(self._payloads)]
+    def _numbers(self, report_id: str) -> tuple[int, int, int, int]:
+        """Four random numbers of 32 bits that follow from the id."""
+        return _FOUR(blake2b(report_id.encode(), digest_size=16, key=self._key).digest())
+
+
+_FOUR = struct.Struct("<4I").unpack
+
+
+def _head(pick: int) -> bytes:
+    zone = ("Z", "+05:30", "-08:00")[pick % 3]
+    clock = pick % 24, pick % 60, pick % 59, pick % 1000, zone
+    return (_HEAD % (*clock, pick % 256, PLACES[pick % 5], pick % 900_000 / 10_000)).encode()
 
 
 def canonical(value: object) -> str:
