@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,14 @@ PACKAGES: Final = "systemd,systemd-sysv,python3,zstd,jq,curl,procps"
 PYTHONS: Final = {"bookworm": "3.11", "trixie": "3.13"}
 BOOT_S: Final = 30.0
 RUN_S: Final = 60.0
+
+
+def wait_until(look: Callable[[], object], timeout_s: float) -> None:
+    """Wait until `look` finds something true."""
+    deadline_s = time.monotonic() + timeout_s
+    while not look():
+        assert time.monotonic() < deadline_s, f"not so after {timeout_s} s"
+        time.sleep(0.1)
 
 
 class CannotBoot(Exception):
