@@ -43,8 +43,8 @@ def wheelhouse(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def binds(wheelhouse: Path) -> list[str]:
-    """What a machine sees of this host: the work tree as /netwatch, the wheels as /wheels; neither to write."""
-    return [f"--bind-ro={machine.ROOT}:/netwatch", f"--bind-ro={wheelhouse}:/wheels"]
+    """What a machine sees of this host: the work tree as /src, the wheels as /wheels; neither to write."""
+    return [f"--bind-ro={machine.ROOT}:/src", f"--bind-ro={wheelhouse}:/wheels"]
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def installed(debian: Path, binds: list[str], tmp_path_factory: pytest.TempPathF
     fresh = Machine([debian], tmp_path_factory.mktemp("installed"), binds)
     try:
         fresh.boot()
-        fresh.run("/netwatch/scripts/install --wheels /wheels && systemctl --quiet enable netwatch")
+        fresh.run("/src/scripts/install --wheels /wheels && systemctl --quiet enable netwatch")
         fresh.power_off()
     finally:
         fresh.end()

@@ -24,6 +24,7 @@ ROOT: Final = Path(__file__).parents[2]
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "netwatch"
 PACKAGES: Final = "systemd,systemd-sysv,python3,zstd,jq,curl,procps"
 PYTHONS: Final = {"bookworm": "3.11", "trixie": "3.13"}
+MIB: Final = 1024 * 1024
 BOOT_S: Final = 30.0
 RUN_S: Final = 60.0
 
@@ -108,15 +109,25 @@ def wheels(release: str) -> Path:
     return directory
 
 
+def copy_source(directory: Path) -> None:
+    """What netwatch is built from: a build leaves files beside the source."""
+    shutil.copytree(ROOT / "netwatch", directory / "netwatch", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.rst", "LICENSE"):
+        shutil.copy(ROOT / name, directory)
+
+
+def make_wheel(source: Path, directory: Path) -> Path:
+    """netwatch as a wheel."""
+    _pip("wheel", "--no-deps", "--wheel-dir", directory, source)
+    (wheel,) = directory.glob("netwatch-*.whl")
+    return wheel
+
+
 def _own_wheel(directory: Path) -> Path:
     """netwatch as it stands in the work tree, as a wheel."""
     with tempfile.TemporaryDirectory() as source:
-        shutil.copytree(ROOT / "netwatch", f"{source}/netwatch", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("setup.cfg", "pyproject.toml", "README.rst", "LICENSE"):
-            shutil.copy(ROOT / name, source)
-        _pip("wheel", "--no-deps", "--wheel-dir", directory, source)
-    (wheel,) = directory.glob("netwatch-*.whl")
-    return wheel
+        copy_source(Path(source))
+        return make_wheel(Path(source), directory)
 
 
 def _pip(*arguments: str | Path) -> None:
@@ -127,15 +138,9 @@ def wheelhouse(release: str, directory: Path) -> Path:
     """All that `scripts/install --wheels` needs, with the netwatch of the work tree."""
     directory.mkdir()
     for wheel in wheels(release).glob("*.whl"):
-        (directory / wheel.name).hardlink_to(wheel) if _is_same_disk(wheel, directory) else shutil.copy(
-            wheel, directory
-        )
+        shutil.copy(wheel, directory)
     _own_wheel(directory)
     return directory
-
-
-def _is_same_disk(one: Path, other: Path) -> bool:
-    return one.stat().st_dev == other.stat().st_dev
 
 
 class Machine:
@@ -202,6 +207,12 @@ class Machine:
         """What a shell script in the machine prints; it must end with 0."""
         done = self._shell(script, timeout_s)
         assert done.returncode == 0, f"{script!r} ended with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def fail(self, script: str, timeout_s: float = RUN_S) -> str:
+        """What a shell script prints that must not end with 0."""
+        done = self._shell(script, timeout_s)
+        assert done.returncode != 0, f"{script!r} ended with 0:\n{done.stdout}"
         return done.stdout
 
     def try_(self, script: str, timeout_s: float = RUN_S) -> str:

@@ -223,7 +223,7 @@ def test_tokens_come_as_a_credential_and_the_probe_has_its_own(host: Machine) ->
 
 
 def test_the_network_less_layout_serves(host: Machine) -> None:
-    host.run("/netwatch/scripts/install --wheels /wheels --network-less", 120)
+    host.run("/src/scripts/install --wheels /wheels --network-less", 120)
     wait_until_it_serves(host)
     assert show(host, "PrivateNetwork") == "yes"
     for role in ("supervisor", "writer", "worker"):
