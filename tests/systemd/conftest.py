@@ -15,16 +15,16 @@ from tests.systemd.machine import CannotBoot, Machine
 Boot = Callable[..., Machine]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", params=["bookworm", pytest.param("trixie", marks=pytest.mark.soak)])
 def debian(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of Debian 12, or of the release that a test asks for; skips, and says why, where none can boot."""
+    """The root of Debian 12, in the soak of Debian 13 too; skips, and says why, where none can boot."""
     if os.geteuid() != 0:
         pytest.skip("needs root: it boots Debian in a container")
     for command, package in (("systemd-nspawn", "systemd-container"), ("mmdebstrap", "mmdebstrap")):
         if shutil.which(command) is None:
             pytest.skip(f"needs Debian's package {package}, which scripts/test installs")
     try:
-        root = machine.debian(getattr(request, "param", "bookworm"))
+        root = machine.debian(request.param)
         bare = Machine([root], tmp_path_factory.mktemp("bare"))
         try:
             bare.boot()

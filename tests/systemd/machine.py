@@ -80,19 +80,24 @@ def debian(release: str) -> Path:
     root = CACHE / f"{release}-{hashlib.sha256(PACKAGES.encode()).hexdigest()[:8]}"
     with _made_once(root) as half:
         if half:
-            mirrors = _run(
-                "apt-get", "indextargets", "--format", "$(ORIGIN) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"
-            )
-            debians = [line.split()[2] for line in mirrors.splitlines() if line.startswith("Debian main ")]
-            if not debians:
-                raise CannotBoot("apt knows no mirror of Debian: run apt-get update")
-            _run("mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", release, half, debians[0])
+            _run("mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", release, half, _mirror())
     return root
 
 
+def _mirror() -> str:
+    """Where this host's apt has its Debian from."""
+    wanted = ("--format", "$(ORIGIN) $(COMPONENT) $(REPO_URI)", "Created-By: Packages")
+    for _ in range(2):
+        for line in _run("apt-get", "indextargets", *wanted).splitlines():
+            if line.startswith("Debian main "):
+                return line.split()[2]
+        _run("apt-get", "--quiet", "update")  # a fresh machine has the name of the mirror, and not yet whose it is
+    raise CannotBoot("apt knows no mirror of Debian")
+
+
 def wheels(release: str) -> Path:
-    """What netwatch needs, in the versions of this environment, for the Python of `release`; and pip."""
-    frozen = _run(sys.executable, "-m", "pip", "freeze", "--exclude-editable", "--all")
+    """What netwatch needs, in the versions of this environment, for the Python of `release`; and the newest pip."""
+    frozen = _run(sys.executable, "-m", "pip", "freeze", "--exclude-editable")
     python = PYTHONS[release]
     key = hashlib.sha256((frozen + (ROOT / "setup.cfg").read_text()).encode()).hexdigest()[:12]
     directory = CACHE / f"wheels-{python}-{key}"
