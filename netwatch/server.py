@@ -262,6 +262,7 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
 
     Raises :class:`StartError`.
     """
+    log.configure(settings.log_format)
     process.set_title("supervisor")
     os.umask(0o027)
     with contextlib.ExitStack() as stack:

@@ -7,6 +7,7 @@ pinned to its minor version, and tests/test_dependencies.py says so when one of 
 from __future__ import annotations
 
 import asyncio
+import time
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -109,6 +110,7 @@ class Protocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self.headers = []  # a trailer is none of the request's
+        self.scope["state"]["began_s"] = time.monotonic()
         self._is_header_there = True
         if self.app_state.get("draining"):
             self.cycle.keep_alive = False
@@ -123,7 +125,9 @@ class Protocol(HttpToolsProtocol):
         self._dry_bytes = 0
         self._unset_deadline()
         self._is_between = True
-        self.scope["state"]["body_complete"] = True
+        state = self.scope["state"]
+        state["body_complete"] = True
+        state["whole_s"] = time.monotonic()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -184,7 +188,8 @@ class Protocol(HttpToolsProtocol):
     def _answer_instead(self, code: str, detail: str) -> None:
         """Answer the connection, where there is no request to answer, and close it."""
         status, _ = ERRORS[code]
-        body = problem(code, detail)
+        refuse = self.app_state.get("refuse")
+        body = problem(code, detail, instance=refuse(code, detail) if refuse else None)
         headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", b"%d" % len(body))]
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers.append((b"retry-after", b"1"))
