@@ -15,7 +15,7 @@ from netwatch.http.health import Livez, Readyz, Watched
 from netwatch.http.ingest import BrowserReports, Door, Reports, Storing
 from netwatch.http.openapi import OpenApi
 from netwatch.http.problem import PROBLEM_TYPE, problem
-from netwatch.http.request_log import Refusals, RequestLog
+from netwatch.http.request_log import Refusals
 from netwatch.reports import new_id
 from netwatch.settings import Settings
 
@@ -29,10 +29,7 @@ class WorkerLink(Storing, Watched, Protocol):
 def create_app(link: WorkerLink, settings: Settings, middleware: Any = ()) -> falcon.asgi.App[Any, Any]:
     """The whole door as an ASGI application."""
     refusals = Refusals()
-    observers: list[Any] = [refusals]
-    if settings.slow_request_s or settings.access_log_sample:
-        observers.append(RequestLog(settings.slow_request_s, settings.access_log_sample))
-    app = falcon.asgi.App(middleware=[*observers, *middleware])
+    app = falcon.asgi.App(middleware=[refusals, *middleware])
     door = Door(link, settings)
     app.add_route("/api/v1/reports", Reports(door))
     app.add_route("/api/v1/browser-reports", BrowserReports(door))
@@ -55,31 +52,29 @@ class _Answers:
     async def on_refused(self, req: Request, resp: Response, error: Refused, _params: object) -> None:
         for name, value in error.headers.items():
             resp.set_header(name, value)
-        _answer(req, resp, error.code, error.detail, self._refuse(error.code, error.detail, req.path), error.members)
+        _answer(resp, error.code, error.detail, self._refuse(error.code, error.detail, req.path), error.members)
 
     async def on_http_error(self, req: Request, resp: Response, error: falcon.HTTPError, _params: object) -> None:
         code = _CODES.get(error.status_code, "bad_request")
         detail = error.description or f"{ERRORS[code][1]}."
         if error.headers:
             resp.set_headers(error.headers)
-        _answer(req, resp, code, detail, self._refuse(code, detail, req.path))
+        _answer(resp, code, detail, self._refuse(code, detail, req.path))
 
 
 async def _on_failure(req: Request, resp: Response, error: Exception, _params: object) -> None:
     request_id = new_id(time.time_ns())
     log.error("request_failed", id=request_id, path=req.path, error=repr(error))
-    _answer(req, resp, "internal", "This is a fault of the server; its log says more.", request_id)
+    _answer(resp, "internal", "This is a fault of the server; its log says more.", request_id)
 
 
 def _answer(
-    req: Request,
     resp: Response,
     code: str,
     detail: str,
     request_id: str,
     members: dict[str, object] | None = None,
 ) -> None:
-    req.context.id = request_id
     resp.status = ERRORS[code][0]
     resp.content_type = PROBLEM_TYPE
     resp.data = problem(code, detail, members, instance=request_id)

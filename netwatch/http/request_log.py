@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from typing import Any, Final
 
-from falcon.asgi import Request, Response
-
 from netwatch import log
 from netwatch.errors import ERRORS
+from netwatch.http.cycle import Cycle
 from netwatch.reports import new_id
+from netwatch.settings import Settings
 
 PERIOD_S: Final = 60.0
 """Refusals of a kind are summed up so often."""
 _OPERATORS: Final = (401, 403, 429)
 """These, and those from 500 on, an operator should look at; the others are the clients' own."""
-_NO_STATE: Final[dict[str, float]] = {}
-_ID_START: Final = b'{"id":"'
+_ID: Final = re.compile(rb'(?:^{"id":"|"instance":"urn:uuid:)([0-9a-f-]{36})"')
 
 
 class Refusals:
@@ -71,31 +71,34 @@ def _log(code: str) -> Any:
 
 
 class RequestLog:
-    """Logs requests that take longer than ``slow_s`` (0: none) and ``sample`` (0 to 1) of all."""
+    """Logs requests that take longer than ``slow_s`` and the share ``sample`` (0 to 1) of the others."""
 
     def __init__(self, slow_s: float, sample: float) -> None:
-        self._slow_s = slow_s or float("inf")
+        self._slow_s = slow_s
         self._sample = sample
 
-    async def process_response(self, req: Request, resp: Response, _resource: object, _is_done: bool) -> None:
-        """Look at a request whose answer is made."""
-        took_s = time.monotonic() - req.scope.get("state", _NO_STATE).get("began_s", float("inf"))
-        if took_s >= self._slow_s:
-            log.warning("request_slow", **_members(req, resp, took_s))
+    @classmethod
+    def of(cls, settings: Settings) -> RequestLog | None:
+        """What the settings ask for; None for nothing."""
+        if not settings.slow_request_s and not settings.access_log_sample:
+            return None
+        return cls(settings.slow_request_s or float("inf"), settings.access_log_sample)
+
+    def look(self, cycle: Cycle, status: int, body: bytes, now_s: float) -> None:
+        """Look at a request that was answered just now with ``status`` and ``body``."""
+        if now_s - cycle.began_s >= self._slow_s:
+            log.warning("request_slow", **_members(cycle, status, body, now_s))
         elif self._sample and random.random() < self._sample:
-            log.info("request", **_members(req, resp, took_s))
+            log.info("request", **_members(cycle, status, body, now_s))
 
 
-def _members(req: Request, resp: Response, took_s: float) -> dict[str, object]:
-    state = req.scope["state"]  # which a request that took some time has
-    data = resp.data or b""
-    stored_id = data[len(_ID_START) : len(_ID_START) + 36].decode() if data.startswith(_ID_START) else None
+def _members(cycle: Cycle, status: int, body: bytes, now_s: float) -> dict[str, object]:
+    found = _ID.search(body)
     return {
-        "id": getattr(req.context, "id", stored_id),
-        "method": req.method,
-        "path": req.path,
-        "status": resp.status_code,
-        "took_s": round(took_s, 6),
-        "body_s": round(state["whole_s"] - state["began_s"], 6) if "whole_s" in state else None,
-        "size_bytes": req.content_length,
+        "id": found[1].decode() if found else None,
+        "method": cycle.scope["method"],
+        "path": cycle.scope["path"],
+        "status": status,
+        "took_s": round(now_s - cycle.began_s, 3),
+        "body_s": round(cycle.whole_s - cycle.began_s, 3) if cycle.is_whole else None,
     }

@@ -12,9 +12,11 @@ import pytest
 from netwatch.errors import Overloaded
 from netwatch.http.request_log import Refusals
 from tests.http.door import PATH, REPORT, Door, problem_of
-from tests.http.serving import Client, serving
+from tests.http.serving import Client, post, serving, until
 
 TOKEN = "0123456789abcdef"
+ID = "01a20417-39bd-7a65-bd0b-2a6a8146534b"
+BODY = b'{"id":"%b","accepted":1}' % ID.encode()
 
 
 def logged(capfd: pytest.CaptureFixture[str], event: str) -> list[dict[str, Any]]:
@@ -88,40 +90,47 @@ def test_what_the_protocol_refuses_is_counted_too() -> None:
     assert refused == ["bad_request"]
 
 
-@pytest.mark.parametrize(("slow_request_s", "is_logged"), [(0.5, True), (5.0, False), (0.0, False)])
+@pytest.mark.parametrize(("slow_request_s", "is_logged"), [(0.2, True), (5.0, False), (0.0, False)])
 def test_a_slow_request_is_logged_with_its_parts(
     slow_request_s: float, is_logged: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    door = Door(slow_request_s=slow_request_s)
-    now_s = time.monotonic()
-    state = {"began_s": now_s - 1, "whole_s": now_s - 0.25, "body_complete": True}
-    result = door.request(
-        "POST",
-        PATH,
-        body=REPORT,
-        headers={"content-type": "application/json"},
-        query_string=f"token={TOKEN}",
-        state=state,
-    )
+    with serving(slow_request_s=slow_request_s) as served:
+        client = Client(served)
+        client.send(f"POST /hold?token={TOKEN} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n".encode())
+        until(lambda: served.begun)
+        time.sleep(0.1)
+        client.send(BODY)
+        time.sleep(0.3)
+        served.release()
+        assert client.answer().status == 200
     entries = logged(capfd, "request_slow")
     assert len(entries) == is_logged
     if is_logged:
         (entry,) = entries
-        assert (entry["method"], entry["path"], entry["status"]) == ("POST", PATH, 200)
-        assert entry["id"] == result.json["id"]
-        assert 1 <= entry["took_s"] < 1.5
-        assert 0.7 < entry["body_s"] < 0.8
-        assert entry["size_bytes"] == len(REPORT)
+        assert (entry["level"], entry["method"], entry["path"], entry["status"]) == ("warning", "POST", "/hold", 200)
+        assert entry["id"] == ID
+        assert 0.09 <= entry["body_s"] <= entry["took_s"] - 0.29
         assert TOKEN not in json.dumps(entry)
+
+
+def test_a_request_that_was_not_read_to_its_end_has_no_time_for_its_body(capfd: pytest.CaptureFixture[str]) -> None:
+    with serving(access_log_sample=1) as served:
+        client = Client(served)
+        client.send(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        client.answer()
+    (entry,) = logged(capfd, "request")
+    assert (entry["path"], entry["body_s"], entry["id"]) == ("/early", None, None)
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 20, 80), (1.0, 100, 100)])
 def test_a_sample_of_all_requests_is_logged(
     share: float, least: int, most: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    door = Door(access_log_sample=share)
-    now_s = time.monotonic()
-    ids = {door.post(REPORT, state={"began_s": now_s, "body_complete": True}).json["id"] for _ in range(100)}
+    with serving(access_log_sample=share) as served:
+        client = Client(served)
+        for _ in range(100):
+            client.send(post(BODY))
+            assert client.answer().status == 200
     entries = logged(capfd, "request")
     assert least <= len(entries) <= most
-    assert {entry["id"] for entry in entries} <= ids
+    assert {entry["id"] for entry in entries} <= {ID}
