@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -97,6 +98,9 @@ class Child:
             else:
                 log.error("start_failed", child=self.name, error=str(error))
             sys.exit(error.exit_code)
+        except Exception as error:
+            log.error("crashed", child=self.name, error=repr(error), traceback=traceback.format_exc()[-1000:])
+            sys.exit(1)
 
     def signal(self, number: int) -> None:
         """Send it a signal, if it runs."""

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from netwatch import __version__, configuration, probe, reload
+from netwatch import __version__, configuration, log, probe, reload
 from netwatch.errors import StartError
 from netwatch.loadtest import command as loadtest
 
@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code: int = args.run(args)
     except StartError as error:
-        print(f"netwatch: {error}", file=sys.stderr)
+        log.fatal(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -134,6 +134,22 @@ def _address_detail(value: object) -> str:
     return str(value)
 
 
+def _log_format(value: object) -> str:
+    if value not in ("auto", "json", "text"):
+        raise ValueError("give auto, json or text")
+    return str(value)
+
+
+def _share(value: object) -> float:
+    try:
+        share = _seconds(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError("give a number from 0 to 1")
+    return share
+
+
 def _yes_or_no(value: object) -> bool:
     words = {"yes": True, "true": True, "no": False, "false": False, True: True, False: False}
     if not isinstance(value, str | bool) or value not in words:
@@ -272,6 +288,11 @@ class Settings:
         None, _file, "serve HTTPS with this certificate (PEM, with its chain); by default HTTP"
     )
     tls_key: Path | None = _setting(None, _file, "the certificate's private key (PEM); by default none")
+    log_format: str = _setting(
+        "auto", _log_format, "json, text, or auto: text on a terminal, else JSON", needs_restart=True
+    )
+    slow_request_s: float = _setting(1.0, _seconds, "log each request that takes longer; 0 logs none")
+    access_log_sample: float = _setting(0.0, _share, "log this share of the requests, 0 to 1")
     min_free_bytes: int = _setting(
         256 * MIB, _size, "refuse reports when the disk has less free than this", low=0, needs_restart=True
     )

@@ -49,6 +49,9 @@ DEFAULTS = {
     "idle_timeout_s": 75.0,
     "tls_certificate": None,
     "tls_key": None,
+    "log_format": "auto",
+    "slow_request_s": 1.0,
+    "access_log_sample": 0.0,
     "min_free_bytes": 256 * MIB,
 }
 """The design's list, whole."""
@@ -96,6 +99,9 @@ GIVEN: dict[str, tuple[str, str, object]] = {
     "idle_timeout_s": ("5", "5", 5.0),
     "tls_certificate": (str(CERTIFICATE), f'"{CERTIFICATE}"', CERTIFICATE),
     "tls_key": (str(CERTIFICATE), f'"{CERTIFICATE}"', CERTIFICATE),
+    "log_format": ("json", '"json"', "json"),
+    "slow_request_s": ("0", "0", 0.0),
+    "access_log_sample": ("0.25", "0.25", 0.25),
     "min_free_bytes": ("0", "0", 0),
 }
 NEEDED: dict[str, dict[str, object]] = {
@@ -170,6 +176,9 @@ BAD: dict[str, list[object]] = {
     "idle_timeout_s": ["0", "0.9"],
     "tls_certificate": ["a\nb", True],
     "tls_key": ["a\nb", True],
+    "log_format": ["", "xml", 1],
+    "slow_request_s": ["-1", "soon", True],
+    "access_log_sample": ["-0.1", "1.1", "all", True],
     "min_free_bytes": ["-1"],
 }
 

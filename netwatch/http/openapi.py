@@ -41,6 +41,7 @@ class Problem(msgspec.Struct):
     title: str
     status: int
     detail: str
+    instance: str
 
 
 _REFUSALS: Final = (400, 401, 403, 413, 415, 429, 500, 503)

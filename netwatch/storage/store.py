@@ -271,15 +271,16 @@ class Store:
         if recovered.ids is None:  # the writer before this one has said so
             return
         if recovered.path or recovered.ending is not Ending.OPEN:
-            (log.error if recovered.quarantined else log.info)(
+            log.info(
                 "segment_recovered",
                 segment=str(leftover.id),
                 path=recovered.path,
                 lines=len(recovered.ids),
                 ending=recovered.ending.value,
                 broken_bytes=recovered.broken_bytes,
-                quarantined=recovered.quarantined,
             )
+        if recovered.quarantined:
+            log.error("segment_quarantined", segment=str(leftover.id), path=recovered.quarantined)
 
     def _dispose(self, leftover: Leftover, now_s: float) -> None:
         self.window.learn(self._ids(leftover), now_s)

@@ -190,7 +190,7 @@ def test_a_stop_does_not_wait_for_what_a_reload_waits_for(serve: Serve, config: 
         assert server.stop() < 5
 
 
-@pytest.mark.parametrize("moment_s", [0.0, 0.05, 0.2, 0.3, 0.4, 0.6])
+@pytest.mark.parametrize("moment_s", [0.0, 0.2, 0.5])
 def test_a_stop_in_the_middle_of_a_reload_is_a_stop(serve: Serve, config: Path, moment_s: float) -> None:
     server = serve("--config", str(config))
     assert server.post(report("one")).status == 200
