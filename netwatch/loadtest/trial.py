@@ -63,7 +63,7 @@ def run_trial(args: argparse.Namespace, command: Sequence[str]) -> int:
             temporary = Path(tempfile.mkdtemp(prefix="netwatch-loadtest-"))
         data_dir = (temporary / "data" if temporary else args.data_dir).absolute()
     ledger = Ledger(secrets.token_hex(4), args.clients)
-    reports = Reports(args.seed, args.mix or {args.size: 1}, args.bad)
+    reports = Reports(args.seed, args.mix, args.bad)
     server: Server | None = None
     storm: Storm | None = None
     with ExitStack() as stack:
@@ -162,6 +162,8 @@ def expectations(args: argparse.Namespace, tally: Tally) -> list[str]:
         del others["400"]
     if tally.anomalies_total:
         failures.append(f"anomaly: {tally.anomalies_total} answers broke the interface, e.g. {tally.anomalies[0]}")
+    if tally.unsent_total:
+        others["not sent"] = tally.unsent_total
     if args.expect_only_200 and (others or not tally.requests):
         failures.append(f"expected only 200: {others or 'no request was sent'}")
     cut_total = tally.requests["cut"] + tally.retried["cut"]
@@ -176,5 +178,5 @@ def expectations(args: argparse.Namespace, tally: Tally) -> list[str]:
 def asked(args: argparse.Namespace) -> dict[str, Any]:
     """What the load was asked to be."""
     names = ("clients", "duration", "rate", "batch", "encoding", "keys", "bad", "new_connections", "seed", "kill")
-    sizes = ",".join(f"{size}={weight}" for size, weight in args.mix.items()) if args.mix else args.size
+    sizes = ",".join(f"{size}={weight}" for size, weight in args.mix.items()) if len(args.mix) > 1 else min(args.mix)
     return {"size": sizes} | {name: getattr(args, name) for name in names}
