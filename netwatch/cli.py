@@ -9,6 +9,7 @@ from pathlib import Path
 
 from netwatch import __version__, probe, settings
 from netwatch.errors import StartError
+from netwatch.loadtest import command as loadtest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,6 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     measure = commands.add_parser("probe", help="measure URLs and post the result")
     probe.add_arguments(measure)
     measure.set_defaults(run=probe.run)
+
+    load = commands.add_parser("loadtest", help="load a server with reports, and audit what it stores")
+    loadtest.add_arguments(load)
+    load.set_defaults(run=loadtest.run)
     return parser
 
 
