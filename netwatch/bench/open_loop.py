@@ -80,6 +80,7 @@ def run(address: str, requests: list[bytes], connections: int, rate_per_s: float
             except OSError:
                 faults["read"] = faults.get("read", 0) + 1
                 busy.remove(connection)
+                connection.socket.close()
                 idle.append(_Connection(host, int(port)))
                 continue
             if status == 200:
@@ -89,6 +90,8 @@ def run(address: str, requests: list[bytes], connections: int, rate_per_s: float
             if status:
                 busy.remove(connection)
                 idle.append(connection)
+    for connection in [*idle, *busy]:
+        connection.socket.close()
     ordered = sorted(latencies_s) or [0.0]
     return {
         "requests": len(latencies_s) + sum(faults.values()),

@@ -107,16 +107,16 @@ def _cells(found: dict[str, float], rounds: Iterable[Round], server: str, cell: 
     ]
 
 
-def _varies(cells: Iterable[Cell], name: str) -> bool:
+def varies(cells: Iterable[Cell], name: str) -> bool:
     return len({getattr(cell, name) for cell in cells}) > 1
 
 
 def short_label(cell: Cell, cells: Sequence[Cell]) -> str:
     """What tells this cell from the others."""
     parts = [cell.size]
-    parts += [cell.durability] if _varies(cells, "durability") else []
-    parts += [f"{cell.workers} w"] if _varies(cells, "workers") else []
-    parts += [f"{cell.connections} c"] if _varies(cells, "connections") else []
+    parts += [cell.durability] if varies(cells, "durability") else []
+    parts += [f"{cell.workers} w"] if varies(cells, "workers") else []
+    parts += [f"{cell.connections} c"] if varies(cells, "connections") else []
     parts += [f"open loop, {cell.rate_per_s:.0f}/s"] if cell.rate_per_s else []
     return ", ".join(parts)
 
@@ -125,8 +125,8 @@ def _shared(cells: Sequence[Cell]) -> str:
     """A sentence with what all cells have in common, and the meaning of the letters in `short_label`."""
     first = cells[0]
     parts = [
-        "durability" if _varies(cells, "durability") else f"durability ``{first.durability}``",
-        "workers (w)" if _varies(cells, "workers") else f"{first.workers} workers",
-        "connections (c)" if _varies(cells, "connections") else f"{first.connections} connections",
+        "durability" if varies(cells, "durability") else f"durability ``{first.durability}``",
+        "workers (w)" if varies(cells, "workers") else f"{first.workers} workers",
+        "connections (c)" if varies(cells, "connections") else f"{first.connections} connections",
     ]
     return f"{parts[0].capitalize()}, {parts[1]}, {parts[2]}."
