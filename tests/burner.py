@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-BURN_S = 0.2
+BURN_S = 0.3
 BYTES = 1 << 20
 BEFORE = 3
 """Processes that have done it when the file `ready` is there."""
@@ -20,7 +20,7 @@ AFTER = 1
 
 
 def burn(directory: Path) -> None:
-    until_s = time.process_time() + BURN_S
+    until_s = BURN_S  # of each process, since it was forked; of the root also its start
     thread = threading.Thread(target=lambda: [None for _ in iter(lambda: time.process_time() < until_s, False)])
     thread.start()  # the account must also hold threads that have ended
     thread.join()

@@ -74,9 +74,9 @@ def test_the_account_holds_every_process_until_the_last_has_ended(tmp_path: Path
         account = server.stop()
     everything = burner.BEFORE + burner.AFTER
     assert len(list(tmp_path.glob("burnt-*"))) == everything
-    # Besides what they burn: one interpreter's start, forks, and the writing.
-    assert burner.BEFORE * burner.BURN_S <= before.cpu_s + 0.05 < burner.BEFORE * burner.BURN_S + 0.5
-    assert everything * burner.BURN_S <= account.cpu_s < everything * burner.BURN_S + 0.6
+    # Besides what they burn there are the forks, the writing and the ends.
+    assert burner.BEFORE * burner.BURN_S <= before.cpu_s + 0.05 < burner.BEFORE * burner.BURN_S + 0.25
+    assert everything * burner.BURN_S <= account.cpu_s < everything * burner.BURN_S + 0.25
     assert account.cpu_s - before.cpu_s >= burner.BURN_S - 0.05  # /proc counts in ticks of 0.01 s for each process
     if file_system(tmp_path) not in ("tmpfs", "ramfs"):  # what never meets a disk is not counted
         assert burner.BEFORE * burner.BYTES <= before.write_bytes < burner.BEFORE * burner.BYTES + 500_000

@@ -1,7 +1,7 @@
 """The keeper of one server: the process that starts it, and that says at the end what it and its descendants used.
 
 Nothing is left out: every descendant is reaped either by its parent, whose account the kernel adds it to, or by the
-keeper, to which orphans fall (it is their subreaper). What the kernel reaps for a parent that ignores SIGCHLD would be
+keeper, to which orphans fall (it is their subreaper), and by that only at the end. What the kernel reaps for a parent that ignores SIGCHLD would be
 lost; neither Gunicorn, multiprocessing nor Go does that.
 
 It talks with its parent over its standard streams: it prints the server's pid, waits for the end of its input, which

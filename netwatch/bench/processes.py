@@ -33,11 +33,9 @@ def descendants(root: int) -> list[Process]:
     return found
 
 
-def cpu_s(keeper: int) -> float:
-    """User and system time that all descendants of a keeper have used, also those that ended."""
-    itself = _stat(keeper)
-    living = sum(process.own_s + process.waited_s for process in descendants(keeper))
-    return living + (itself.waited_s if itself else 0.0)
+def cpu_s(root: int) -> float:
+    """User and system time that all below `root` have used, also those that ended and were reaped below it."""
+    return sum(process.own_s + process.waited_s for process in descendants(root))
 
 
 def pss_bytes(root: int) -> int:
