@@ -118,6 +118,12 @@ def test_a_server_that_takes_fewer_reports_than_it_was_sent_is_seen(tmp_path: Pa
         ("/no/such/program {address}", "No such file"),
         ("{python} -c 'raise SystemExit(\"my disk is gone\")'", "my disk is gone"),
         ("{python} -m tests.peer_server {address} 500 1", "500"),
+        pytest.param(
+            "{python} -c 'import os, sys, threading; from tests.peer_server import Server; "
+            "threading.Timer(1, os._exit, [3]).start(); Server(sys.argv[1]).serve_forever()' {address}",
+            "exit code 3",
+            marks=needs_wrk,
+        ),
     ],
 )
 def test_a_server_that_cannot_be_measured_makes_the_round_void_and_says_why(
@@ -177,10 +183,11 @@ def test_a_short_run_of_netwatch_beside_another_netwatch(tmp_path: Path, capsys:
         assert figures["cpu_us"] > 1
         assert figures["pss_mb"] > 10
         assert figures["compression"] > 3
-        assert sum(measured["connections"]) == 8
-        assert len(measured["connections"]) <= (2 if measured["server"] == "netwatch" else 1)
+        assert len(measured["connections"]) == (2 if measured["server"] == "netwatch" else 1)
         if file_system(tmp_path) not in ("tmpfs", "ramfs"):
             assert figures["disk_bytes"] > 50
+    # One look may come when a hurried wrk has not begun or has ended.
+    assert max(sum(measured["connections"]) for measured in result["rounds"]) == 8
     for row, median in zip(rows, result["medians"], strict=True):
         own = [m["figures"]["requests_per_s"] for m in result["rounds"] if m["server"] == median["server"]]
         assert row[2] == f"{statistics.median(own):,.0f}"
@@ -190,7 +197,7 @@ def test_a_short_run_of_netwatch_beside_another_netwatch(tmp_path: Path, capsys:
 
 @needs_wrk
 def test_stay_tells_the_last_minute_from_the_second(tmp_path: Path) -> None:
-    minutes = stay(peer(), CELL, 3, tmp_path, 1, print, minute_s=1)
+    minutes = list(stay(peer(), CELL, 3, tmp_path, 1, print, minute_s=1))
     assert [minute.number for minute in minutes] == [1, 2, 3]
     quotient = minutes[2].requests_per_s / minutes[1].requests_per_s
     assert f"Minute 3 beside minute 2: requests/s × {quotient:.3f}" in stay_table(minutes)

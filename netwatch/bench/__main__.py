@@ -89,7 +89,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Contestant
     add("--warmup", type=float, default=3.0, metavar="S", help="seconds of load before each round (%(default)s)")
     add("--open-loop", action=argparse.BooleanOptionalAction, default=None,
         help="also medium reports at half of the slower one's peak, latency counted from when each request was due "
-        "(done when medium is among the sizes)")  # fmt: skip
+        "(done when medium is among the sizes, in one combination)")  # fmt: skip
     add("--rate", type=positive, metavar="R", help="only this: requests due at so many a second, instead of wrk")
     add(
         "--stay", type=int, metavar="MINUTES", help="only this: netwatch for so long, with the first value of each list"
@@ -105,7 +105,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Contestant
     if min(options.rounds, options.threads, options.stay or 1) < 1:
         parser.error("--rounds, --threads and --stay are at least 1")
     if options.open_loop is None:
-        options.open_loop = "medium" in options.sizes
+        others = (options.durability, options.workers, options.connections)
+        options.open_loop = "medium" in options.sizes and all(len(values) == 1 for values in others)
     elif options.open_loop and "medium" not in options.sizes:
         parser.error("--open-loop needs medium among the --sizes, whose peak it halves; or give a --rate")
     contestants = [Contestant("netwatch", options.netwatch_command, takes_ndjson=True)]
@@ -147,7 +148,8 @@ def main(arguments: Sequence[str]) -> int:
         try:
             if options.stay:
                 first = cells(options.sizes, options.durability, options.workers, options.connections)[0]
-                minutes = stay(contestants[0], first, options.stay, Path(directory), options.threads, say)
+                for minute in stay(contestants[0], first, options.stay, Path(directory), options.threads, say):
+                    minutes.append(minute)  # noqa: PERF402 # one by one: what there is is reported after Ctrl-C
             else:
                 lengths = Lengths(options.seconds, options.warmup)
                 bench = Bench(Path(directory), lengths, options.threads, say)
@@ -172,13 +174,14 @@ def measure(options: argparse.Namespace, bench: Bench, contestants: list[Contest
     total = len(wanted) * options.rounds * len(contestants)
     say(f"{len(wanted)} combinations, {total} rounds: about {total * each_s / 60:.0f} minutes")
     for cell in wanted:
-        rounds += bench.alternate(contestants, cell, options.rounds)
+        for measured in bench.alternate(contestants, cell, options.rounds):
+            rounds.append(measured)  # noqa: PERF402 # one by one, as said
     if options.open_loop and not options.rate:
-        cell = next(cell for cell in wanted if cell.size == "medium")
-        peaks = [medians(rounds, contestant.name, cell).get("requests_per_s") for contestant in contestants]
-        if all(peaks):
-            rate = round(min(peak for peak in peaks if peak) / 2)
-            rounds += bench.alternate(contestants, replace(cell, rate_per_s=rate), options.rounds)
+        for cell in wanted:
+            peaks = [medians(rounds, contestant.name, cell).get("requests_per_s", 0.0) for contestant in contestants]
+            if cell.size == "medium" and (rate := round(min(peaks) / 2)):
+                for measured in bench.alternate(contestants, replace(cell, rate_per_s=rate), options.rounds):
+                    rounds.append(measured)  # noqa: PERF402
 
 
 def lost(rounds: Sequence[Round], wanted: int) -> bool:

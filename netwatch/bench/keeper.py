@@ -1,8 +1,8 @@
 """The keeper of one server: the process that starts it, and that says at the end what it and its descendants used.
 
 Nothing is left out: every descendant is reaped either by its parent, whose account the kernel adds it to, or by the
-keeper, to which orphans fall (it is their subreaper), and by that only at the end. What the kernel reaps for a parent that ignores SIGCHLD would be
-lost; neither Gunicorn, multiprocessing nor Go does that.
+keeper, to which orphans fall (it is their subreaper), and by that only at the end. What the kernel reaps for a parent
+that ignores SIGCHLD would be lost; neither Gunicorn, multiprocessing nor Go does that.
 
 It talks with its parent over its standard streams: it prints the server's pid, waits for the end of its input, which
 also comes when the parent dies, sends the server SIGTERM, and prints the account as JSON.

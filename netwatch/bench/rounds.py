@@ -16,7 +16,7 @@ from netwatch.bench import bodies, loads
 from netwatch.bench.bodies import SINGLY, SIZES
 from netwatch.bench.servers import Contestant, Sample, Server, Void
 
-SAMPLE_AT = 0.8
+SAMPLE_AT = 0.5
 """The part of a round after which memory and connections are looked at."""
 CHECKED = 50
 """So many bodies are posted before a round, and their answers looked at, not only the status."""
@@ -47,7 +47,7 @@ class Round:
     figures: dict[str, float] = field(default_factory=dict)
     """By the names of METRICS in netwatch.bench.table."""
     connections: list[int] = field(default_factory=list)
-    """Of each process that held any, in the middle of the round."""
+    """Of each process that held any, and of each worker, in the middle of the round."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Bench:
         directory = Path(tempfile.mkdtemp(prefix=f"{contestant.name}-", dir=self._directory))
         try:
             measured = self._measure(measured, contestant, directory)
-        except Void as void:
+        except (Void, loads.LoadFailed) as void:
             measured = replace(measured, void=str(void))
         finally:
             shutil.rmtree(directory)
@@ -146,7 +146,10 @@ class Bench:
         }
         if ratio := compression_ratio(server.data_dir):
             figures["compression"] = ratio
-        return replace(measured, figures=figures, connections=samples[0].connections)
+        connections = samples[0].connections
+        if "{workers}" in contestant.command:  # one that holds none is seen too
+            connections = connections + [0] * (cell.workers - len(connections))
+        return replace(measured, figures=figures, connections=connections)
 
     def _command(self, cell: Cell, url: str, path: Path, content_type: str) -> list[str]:
         if cell.rate_per_s:
@@ -185,10 +188,12 @@ def cells(
 
 
 def label(cell: Cell) -> str:
-    rate = f", open loop at {cell.rate_per_s:.0f}/s" if cell.rate_per_s else ""
-    workers = f"{cell.workers} worker{'s' if cell.workers > 1 else ''}"
-    connections = f"{cell.connections} connection{'s' if cell.connections > 1 else ''}"
-    return f"{cell.size}, {cell.durability}, {workers}, {connections}{rate}"
+    parts = [cell.size, cell.durability, count(cell.workers, "worker"), count(cell.connections, "connection")]
+    return ", ".join(parts + ([f"open loop at {cell.rate_per_s:.0f}/s"] if cell.rate_per_s else []))
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def summary(measured: Round) -> str:

@@ -112,10 +112,8 @@ class Server:
         return Account(processes.cpu_s(self._keeper.pid), processes.write_bytes(self._keeper.pid))
 
     def sample(self) -> Sample:
-        return Sample(
-            processes.pss_bytes(self._keeper.pid),
-            processes.connections(self._keeper.pid, self.port),
-        )
+        connections = processes.connections(self._keeper.pid, self.port)
+        return Sample(processes.pss_bytes(self._keeper.pid), connections)
 
     def check(self, bodies: Iterable[bytes], content_type: str, reports: int) -> None:
         """Wait until it answers, and post each body once: Void when an answer is not 200, or not for all reports."""

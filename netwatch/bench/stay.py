@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from netwatch.bench import bodies, loads
 from netwatch.bench.bodies import SIZES
-from netwatch.bench.rounds import SAMPLE_AT, Cell, refuse_faults
+from netwatch.bench.rounds import Cell, refuse_faults
 from netwatch.bench.servers import Contestant, Sample, Server
 from netwatch.bench.table import grid
 
@@ -33,9 +33,9 @@ def stay(
     threads: int,
     say: Callable[[str], None],
     minute_s: float = 60.0,
-) -> list[Minute]:
+) -> Iterator[Minute]:
     """Load it for so many minutes, with new connections each minute. Raises Void on any answer but 200."""
-    size, found = SIZES[cell.size], []
+    size = SIZES[cell.size]
     path = directory / "bodies"
     bodies.write_bodies(path, bodies.make_bodies(size))
     place = Path(tempfile.mkdtemp(prefix=f"{contestant.name}-", dir=directory))
@@ -46,15 +46,14 @@ def stay(
             for number in range(1, minutes + 1):
                 command = loads.wrk_command(url, path, size.content_type, cell.connections, threads, minute_s)
                 samples: list[Sample] = []
-                load = loads.run(command, lambda: samples.append(server.sample()), SAMPLE_AT * minute_s)  # noqa: B023 # it ends with the turn
+                load = loads.run(command, lambda: samples.append(server.sample()), 0.95 * minute_s)  # noqa: B023 # it ends with the turn
                 refuse_faults(load, f"in minute {number}")
                 minute = Minute(number, load.requests / load.duration_s, load.p99_ms, samples[0].pss_bytes / 1e6)
-                found.append(minute)
                 say(f"minute {number}: {minute.requests_per_s:.0f} requests/s, {minute.pss_mb:.1f} MB")
+                yield minute
             server.stop()
     finally:
         shutil.rmtree(place)
-    return found
 
 
 def stay_table(minutes: list[Minute]) -> str:

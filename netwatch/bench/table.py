@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from netwatch.bench.rounds import Cell, Round
+from netwatch.bench.rounds import Cell, Round, count
 
 
 class Metric(NamedTuple):
@@ -27,14 +27,14 @@ METRICS = {
     "disk_bytes": Metric("disk B", ",.0f"),
     "compression": Metric("zstd", ".1f"),
 }
-NOTE = (
-    "Medians of the rounds, and netwatch's as a multiple of the peer's. CPU µs: user and system time of all server "
-    "processes for each report, until the last of them has ended. RSS: memory of all of them, shared pages counted "
-    "once, after 4/5 of a round. disk B: bytes written to the disk for each report, in whole pages, without the file "
-    "system's journal. zstd: the files' compression ratio. by process: connections of each process that holds any. "
-    "Latency at full load says how many connections there were, more than how fast a server is; open loop is the one "
-    "to compare."
-)
+NOTE = """\
+Medians of the rounds, and netwatch's as a multiple of the peer's. Durability and workers are netwatch's. CPU µs: user
+and system time of all server processes for each report, until the last of them has ended. RSS: memory of all of them,
+shared pages counted once, in the middle of a round. disk B: bytes written to the disk for each report, in whole pages,
+without the file system's journal. zstd: the files' compression ratio. by process: connections of each that takes any.
+Latency at full load tells how many connections there were more than how fast a server is; the open loop's is the one to
+compare.
+"""
 
 
 def medians(rounds: Iterable[Round], server: str, cell: Cell) -> dict[str, float]:
@@ -77,7 +77,7 @@ def table(rounds: Sequence[Round]) -> str:
                 [name, "ratio", *(f"{compared[metric]:.2f} ×" if metric in compared else "" for metric in METRICS), ""]
             )
     headings = ["", "", *(metric.heading for metric in METRICS.values()), "by process"]
-    return f"{_shared(cells)}\n\n{grid(headings, lines)}\n\n{NOTE}\n"
+    return f"{_shared(cells)}\n\n{grid(headings, lines)}\n\n{NOTE}"
 
 
 def grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -126,7 +126,7 @@ def _shared(cells: Sequence[Cell]) -> str:
     first = cells[0]
     parts = [
         "durability" if varies(cells, "durability") else f"durability ``{first.durability}``",
-        "workers (w)" if varies(cells, "workers") else f"{first.workers} workers",
-        "connections (c)" if varies(cells, "connections") else f"{first.connections} connections",
+        "workers (w)" if varies(cells, "workers") else count(first.workers, "worker"),
+        "connections (c)" if varies(cells, "connections") else count(first.connections, "connection"),
     ]
     return f"{parts[0].capitalize()}, {parts[1]}, {parts[2]}."
