@@ -137,7 +137,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._started = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, _asking_later(cycle, app) if cycle.waiting_for_100_continue else app)
 
     def shutdown(self) -> None:
         """Drain: answer what is there or comes soon, with ``connection: close``, and cut off what is too slow."""
@@ -229,6 +229,29 @@ class Protocol(HttpToolsProtocol):
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _asking_later(cycle: RequestResponseCycle, app: Any) -> Any:
+    """The application for a client that waits for 100 Continue, which the first call of ``receive`` sends.
+
+    Falcon makes that call before it looks at the request; whether the body is wanted must be seen first. Where it is
+    not, and did not come unasked, nobody knows whether it follows: the connection ends.
+    """
+
+    async def run(scope: Any, receive: Any, send: Any) -> None:
+        events = iter([{"type": "http.request", "body": b"", "more_body": True}])
+
+        async def receive_later() -> Any:
+            return next(events, None) or await receive()
+
+        async def send_last(message: Any) -> None:
+            if cycle.waiting_for_100_continue and not cycle.body:
+                cycle.keep_alive = False
+            await send(message)
+
+        await app(scope, receive_later, send_last)
+
+    return run
 
 
 def protocol_settings(settings: Settings) -> dict[str, Any]:
