@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from falcon.asgi import Request, Response
@@ -29,6 +29,10 @@ class Sender:
     token: str
     address: str
     is_page: bool
+
+
+Guard = Callable[[Request, Response], object]
+"""Raises :class:`Refused` for who may not see this."""
 
 
 class Access:

@@ -7,6 +7,7 @@ pinned to its minor version, and tests/test_dependencies.py says so when one of 
 from __future__ import annotations
 
 import asyncio
+import time
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from netwatch.errors import ERRORS
+from netwatch.http.metrics import count_connections, count_refused
 from netwatch.http.problem import PROBLEM_TYPE, problem
 from netwatch.settings import Settings
 
@@ -48,6 +50,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        count_connections(self.app_state, len(self.connections))
         self._deadline = self.loop.call_later(self.header_timeout_s, self._on_header_deadline)
         if self.app_state.get("draining"):
             self.shutdown()
@@ -62,6 +65,7 @@ class Protocol(HttpToolsProtocol):
             self._started.disconnected = True
             self._started.message_event.set()
         super().connection_lost(exc)
+        count_connections(self.app_state, len(self.connections))
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns None
         """The client sends no more; what it sent whole is still answered, except over TLS, which has no half."""
@@ -123,7 +127,7 @@ class Protocol(HttpToolsProtocol):
         self._dry_bytes = 0
         self._unset_deadline()
         self._is_between = True
-        self.scope["state"]["body_complete"] = True
+        self.scope["state"]["body_complete"] = time.monotonic_ns()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -184,6 +188,7 @@ class Protocol(HttpToolsProtocol):
     def _answer_instead(self, code: str, detail: str) -> None:
         """Answer the connection, where there is no request to answer, and close it."""
         status, _ = ERRORS[code]
+        count_refused(self.app_state, status, code)
         body = problem(code, detail)
         headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", b"%d" % len(body))]
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
