@@ -33,7 +33,7 @@ class Counting:
         if labels not in table.REQUESTS.series:
             labels = (route, method, _OTHER, _OTHER)
         self._meter.add(table.REQUESTS, 1, labels)
-        if complete_at_ns := req.scope["state"].get("body_complete"):
+        if complete_at_ns := req.scope.get("state", {}).get("body_complete"):
             took_ns = time.monotonic_ns() - complete_at_ns
             self._meter.observe(table.REQUEST_SECONDS, took_ns, (route,))
 
