@@ -24,7 +24,7 @@ ROWS = [
     [
         "netwatch.reports",
         "netwatch.settings",
-        "netwatch.metrics",
+        "netwatch.metrics.*",
         "netwatch.errors",
         "netwatch.log",
         "netwatch.process",
