@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -131,6 +132,15 @@ class Files:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
         try:
             return sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
+
+    def entries(self, path: str) -> Iterator[os.DirEntry[str]]:
+        """What is in the directory, in no order, listed piece by piece: there may be very many."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+        try:
+            with os.scandir(fd) as entries:
+                yield from entries
         finally:
             os.close(fd)
 

@@ -69,6 +69,11 @@ def sealed_segment(name: str) -> SegmentId | None:
     return _segment(_SEALED_NAME, name)
 
 
+def time_in_name(name: str) -> str:
+    """The time in the sealed file's ``name``, such as ``2026-11-22T10-24-10.123Z``; it sorts as text."""
+    return name[8:32]
+
+
 def _segment(pattern: re.Pattern[str], name: str) -> SegmentId | None:
     match = pattern.match(name)
     return SegmentId(match[1], int(match[2])) if match else None
