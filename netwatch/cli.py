@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from netwatch import __version__, probe, settings
-from netwatch.commands import cat, tail
+from netwatch.commands import cat, tail, verify
 from netwatch.errors import StartError
 
 
@@ -22,6 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who reads what we print has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return code
 
 
@@ -52,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     newest = commands.add_parser("tail", help="print the newest lines, and follow", description=tail.__doc__)
     tail.add_arguments(newest)
     newest.set_defaults(run=tail.run)
+
+    verified = commands.add_parser("verify", help="verify every sealed file", description=verify.__doc__)
+    verify.add_arguments(verified)
+    verified.set_defaults(run=verify.run)
 
     measure = commands.add_parser("probe", help="measure URLs and post the result")
     probe.add_arguments(measure)

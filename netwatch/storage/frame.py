@@ -56,6 +56,11 @@ class FrameReader:
         self.broken_bytes = 0
         """How many bytes at the end of the file, compressed, could not be used."""
 
+    @property
+    def position_bytes(self) -> int:
+        """How much of the file is read."""
+        return self._position
+
     def lines(self) -> Iterator[bytes]:
         """The lines, each without its line feed."""
         for lines in self.line_lists():
