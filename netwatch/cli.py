@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from netwatch import __version__, probe, settings
-from netwatch.commands import cat, tail, verify
+from netwatch.commands import cat, prune, tail, verify
 from netwatch.errors import StartError
 
 
@@ -59,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     verified = commands.add_parser("verify", help="verify every sealed file", description=verify.__doc__)
     verify.add_arguments(verified)
     verified.set_defaults(run=verify.run)
+
+    pruned = commands.add_parser(
+        "prune", help="delete what the retention settings do not keep", description=prune.__doc__
+    )
+    prune.add_arguments(pruned)
+    pruned.set_defaults(run=prune.run)
 
     measure = commands.add_parser("probe", help="measure URLs and post the result")
     probe.add_arguments(measure)

@@ -109,6 +109,14 @@ class Files:
         except FileNotFoundError:
             return
 
+    def delete_empty_directory(self, path: str) -> None:
+        """Remove the directory if nothing is in it."""
+        try:
+            os.rmdir(path, dir_fd=self._root)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+
     def make_directory(self, path: str) -> None:
         """A directory whose name is durable when this returns; no harm if it exists. A file there is an error."""
         try:

@@ -31,8 +31,9 @@ class Since:
 
     def __init__(self, time_s: float) -> None:
         self.time_s = time_s
-        self.received_at = _text(time_s, "T%H:%M:%S").encode()
-        self._name = _text(time_s - MARGIN_S, "T%H-%M-%S")
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time_s))
+        self.received_at = f"{seconds}.{int(time_s % 1 * 1_000_000):06d}Z".encode()
+        self._name = layout.time_text(max(time_s - MARGIN_S, 0.0))
 
     def may_be_in(self, time_in_name: str, entry: os.DirEntry[str]) -> bool:
         """Whether a file, or a day's directory, can hold such lines: by its name, or because it was changed since."""
@@ -42,10 +43,6 @@ class Since:
             return entry.stat().st_mtime >= self.time_s - MARGIN_S
         except FileNotFoundError:  # pruned since it was listed
             return False
-
-
-def _text(time_s: float, form: str) -> str:
-    return f"{time.strftime(f'%Y-%m-%d{form}', time.gmtime(time_s))}.{int(time_s % 1 * 1_000_000):06d}Z"
 
 
 def sealed_segments(

@@ -18,6 +18,7 @@ from netwatch.storage.files import Files
 from netwatch.storage.frame import Ending
 from netwatch.storage.layout import SegmentId
 from netwatch.storage.recovery import Leftover
+from netwatch.storage.retention import Retention
 from netwatch.storage.segment import Segment
 from netwatch.storage.window import Window
 
@@ -65,8 +66,10 @@ class Store:
         seal_after_s: float,
         min_free_bytes: int,
         is_synced: bool = True,
+        retention: Retention | None = None,
     ) -> None:
         self._files = files
+        self.retention = retention
         self.window = window
         self._compression_level = compression_level
         self._seal_bytes = seal_bytes
@@ -171,7 +174,7 @@ class Store:
             raise Overloaded(code, f"The disk failed: {error.strerror}; try again later.", retry_after_s=5) from error
 
     def tend(self, now_s: float) -> None:
-        """Everything that is due and need not be done before an answer: seal, recover, dispose, open ahead."""
+        """Everything that is due and need not be done before an answer: seal, recover, dispose, open ahead, prune."""
         if self._segment and not self._files.is_linked(self._segment.fd):
             self._give_up(
                 self._segment, "segment_deleted", FileNotFoundError(errno.ENOENT, "somebody deleted its file")
@@ -187,6 +190,8 @@ class Store:
             self._others_ids = set()
         if self._ahead is None and now_s >= self._opening.at_s:
             self._open_ahead(now_s)
+        if self.retention:
+            self.retention.tend(now_s)
 
     def due_in_s(self, now_s: float) -> float:
         """How long until :meth:`tend` has something to do."""
@@ -197,6 +202,8 @@ class Store:
             due_s.append(self._opening.at_s)
         if not self.is_recovered:
             due_s.append(self._recovery.at_s)
+        if self.retention:
+            due_s.append(self.retention.due_at_s)
         return max(min(due_s, default=float("inf")) - now_s, 0.0)
 
     def seal(self, reason: str) -> None:
