@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "netwatch"
 # From top to bottom. A module belongs to the first row with a pattern that fits; `x.*` fits `x` too.
 ROWS = [
     ["netwatch.__main__", "netwatch.cli"],
-    ["netwatch.server", "netwatch.probe", "netwatch.loadtest.*", "netwatch.bench.*"],
+    ["netwatch.server", "netwatch.probe", "netwatch.commands.*", "netwatch.loadtest.*", "netwatch.bench.*"],
     ["netwatch.http.worker"],
     ["netwatch.http.app"],
     ["netwatch.http.*"],
