@@ -6,6 +6,7 @@ names, so a case is a name and a number.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections import Counter
@@ -119,10 +120,14 @@ def second_life(house: WriterHouse, worker: Worker, strace: list[str]) -> int:
 
 def _live(house: WriterHouse, worker: Worker, strace: list[str], *, batches: int) -> int:
     writer = house.start(strace=strace, seal_bytes=1)
+    with contextlib.suppress(EOFError):
+        writer.wait_for("recovered")
     for _ in range(batches):
+        sealed, acked = len(house.sealed_files()), len(worker.acked)
         if not worker.post(writer):
             break
-        _wait_sealed(house, writer)
+        if len(worker.acked) > acked:
+            _wait_sealed(house, writer, sealed + 1)
     else:
         worker.hang_up()
         writer.drain()
@@ -131,14 +136,12 @@ def _live(house: WriterHouse, worker: Worker, strace: list[str], *, batches: int
     return code
 
 
-def _wait_sealed(house: WriterHouse, writer: WriterProcess) -> None:
-    """Wait until what was answered is sealed as well, or the writer is dead, or has said what failed."""
-
-    def is_over() -> bool:
-        is_all_sealed = not any(path.stat().st_size for path in house.open_files())
-        return is_all_sealed or not writer.is_alive or '"level":"error"' in writer.stderr()
-
-    wait_until(is_over, "the seal")
+def _wait_sealed(house: WriterHouse, writer: WriterProcess, total: int) -> None:
+    """Wait until what was acked is sealed as well, or the writer is dead, or has said what failed."""
+    wait_until(
+        lambda: not writer.is_alive or len(house.sealed_files()) >= total or '"level":"error"' in writer.stderr(),
+        "the seal",
+    )
 
 
 def cases_of(life: Life, directory: Path) -> list[Case]:

@@ -27,14 +27,17 @@ def cut_under_load(make_server: Serve, ext4: NewExt4, rounds_total: int, *flags:
     """A server whose power is cut again and again while clients post, each time after some more acks."""
     disk = ext4()
     chance = random.Random(5)
-    options = ["--workers", "2", "--min-free-bytes", "0", "--seal-bytes", "64KiB"]
-    server = make_server(*options, *flags, data_dir=disk.path / "data")
+    server = make_server("--workers", "2", "--min-free-bytes", "0", *flags, data_dir=disk.path / "data")
     clients = Clients(server, total=8, padding_bytes=2000, pause_s=0)
     for _ in range(rounds_total):
         server.start()
         with clients:
             clients.wait_acked(chance.randrange(1, 400))
+            heard = len(clients.acked)
             disk.cut_power()
+        # ext4 says yes to an fdatasync that is under way when it is shut down: its aborted transaction is gone, and so
+        # counts as written. Where the power fails, nobody hears that yes.
+        clients.forget_acks_since(heard)
         server.kill()
         disk.power_on()
     server.start()
@@ -47,7 +50,7 @@ def test_row_05_power_cuts_at_random_under_load_lose_nothing(
 ) -> None:
     rounds_total = 100 if full_sweeps else 4
     thinned(100, rounds_total, "power cuts at random under load")
-    server, clients = cut_under_load(make_server, ext4, rounds_total)
+    server, clients = cut_under_load(make_server, ext4, rounds_total, "--seal-bytes", "64KiB")
     clients.audit(server)
     assert set(clients.codes) <= {"disk_error", "disk_full", "unknown", "ack_timeout"}
 
