@@ -8,20 +8,14 @@ import resource
 import signal
 import socket
 import time
-from pathlib import Path
 
 from tests.faults.clients import Clients
+from tests.faults.processes import cpu_s, descriptors_total, queue_path
 from tests.system.conftest import Serve
-from tests.system.server import GIVE_UP_S, START_S, Process, report, wait_until
+from tests.system.server import GIVE_UP_S, START_S, report, wait_until
 
 LIMIT = 96
 """Enough for a process of the server to start."""
-
-
-def cpu_s(process: Process) -> float:
-    """The CPU time that the process has taken."""
-    stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_row_11_idle_connections_take_every_descriptor_of_the_workers(make_server: Serve) -> None:
@@ -36,7 +30,7 @@ def test_row_11_idle_connections_take_every_descriptor_of_the_workers(make_serve
         for _ in range(2 * LIMIT):
             connection = server.connect()
             idle.enter_context(connection)
-        assert wait_until(lambda: len(os.listdir(f"/proc/{worker.pid}/fd")) >= LIMIT - 2, GIVE_UP_S)
+        assert wait_until(lambda: descriptors_total(worker) >= LIMIT - 2, GIVE_UP_S)
         for seals in range(1, 4):
             clients.wait_acked(50)
             server.send(signal.SIGUSR1)
@@ -55,9 +49,11 @@ def test_row_11_a_writer_without_descriptors_commits_and_seals_when_it_has_some_
     server = serve("--workers", "1", "--seal-after-s", "600")
     writer = server.find_one("writer")
     assert server.post(report("before")).status == 200
+    assert wait_until(lambda: len(server.open_files()) == 2, GIVE_UP_S)  # it has what it opens ahead
+    time.sleep(0.2)  # and has closed the directory that it synced
     limits = resource.prlimit(writer.pid, resource.RLIMIT_NOFILE)
-    taken = max(int(name) for name in os.listdir(f"/proc/{writer.pid}/fd")) + 1
-    resource.prlimit(writer.pid, resource.RLIMIT_NOFILE, (taken, limits[1]))
+    taken = {int(name) for name in os.listdir(f"/proc/{writer.pid}/fd")}
+    resource.prlimit(writer.pid, resource.RLIMIT_NOFILE, (min(set(range(len(taken) + 1)) - taken), limits[1]))
     acked = ["before"]
 
     def post(name: str) -> int:
@@ -88,13 +84,3 @@ def test_row_11_a_writer_without_descriptors_commits_and_seals_when_it_has_some_
     assert server.find_one("writer") == writer
     server.stop()
     assert server.stored_clients() == sorted(acked)
-
-
-def queue_path(writer: Process) -> str:
-    """Where workers connect to: the path of the writer's listening socket."""
-    inodes = {os.readlink(f"/proc/{writer.pid}/fd/{name}") for name in os.listdir(f"/proc/{writer.pid}/fd")}
-    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
-        fields = line.split()
-        if len(fields) == 8 and f"socket:[{fields[6]}]" in inodes and fields[7].endswith("queue.sock"):
-            return fields[7]
-    raise AssertionError("the writer listens nowhere")
