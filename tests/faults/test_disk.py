@@ -7,8 +7,6 @@ import signal
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.faults.clients import Clients
 from tests.faults.conftest import NewExt4
 from tests.faults.disks import Tmpfs
