@@ -6,13 +6,12 @@ A token is never logged and never part of an answer; given tokens are compared i
 from __future__ import annotations
 
 import binascii
-import dataclasses
 import hashlib
 import hmac
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from falcon.asgi import Request, Response
 
@@ -25,8 +24,7 @@ _ORIGIN: Final = re.compile(r"[!-~]+")
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="netwatch"'}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Sender:
+class Sender(NamedTuple):
     """Who sends a request: the name of its token ("" where there are none), its address, whether a page sent it."""
 
     token: str
