@@ -149,3 +149,5 @@ class OpenApi:
         """The document."""
         resp.content_type = "application/json"
         resp.data = self._document
+
+    on_head = on_get
