@@ -59,6 +59,7 @@ def netwatch(*options: str | Path, code: int = 0) -> str:
         (["--serve", "http://127.0.0.1:1"], "not both"),
         (["--serve", "--audit", "data"], "choose it with --data-dir"),
         (["http://127.0.0.1:1", "--kill", "writer"], "need --serve"),
+        (["http://127.0.0.1:1", "--audit", "nowhere"], "there is no data directory nowhere"),
         (["--serve", "--kills", "3"], "--kills needs --kill"),
         (["--serve", "--kill", "router"], "invalid choice"),
         (["--serve", "--mix", "small=1,tiny=2"], "not sizes"),
