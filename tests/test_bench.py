@@ -23,7 +23,7 @@ from netwatch.bench.machine import file_system, peer_version
 from netwatch.bench.rounds import Bench, Cell, Lengths, Round, compression_ratio
 from netwatch.bench.servers import Contestant, Server, Void, free_port
 from netwatch.bench.stay import stay, stay_table
-from netwatch.bench.table import medians, table
+from netwatch.bench.table import medians, others_cpu_share, table
 from tests import burner, peer_server
 
 NETWATCH = Path(sys.executable).with_name("netwatch")
@@ -193,6 +193,16 @@ def test_a_short_run_of_netwatch_beside_another_netwatch(tmp_path: Path, capsys:
         assert row[2] == f"{statistics.median(own):,.0f}"
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in tmp_path.iterdir()} == {"x.json", "x.png"}, "nothing is left behind"
+
+
+@needs_wrk
+def test_what_other_programs_take_from_the_machine_is_told(bench: Bench) -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            disturbed = bench.round(peer(), CELL, 1)
+        finally:
+            other.kill()
+    assert others_cpu_share([disturbed]) > 0.2
 
 
 @needs_wrk

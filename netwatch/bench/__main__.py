@@ -23,7 +23,7 @@ from netwatch.bench.machine import about
 from netwatch.bench.rounds import Bench, Lengths, Round, cells, say
 from netwatch.bench.servers import NETWATCH_COMMAND, PEER_COMMAND, Contestant, Void
 from netwatch.bench.stay import Minute, stay, stay_table
-from netwatch.bench.table import in_order, medians, table
+from netwatch.bench.table import in_order, medians, others_cpu_share, table
 
 T = TypeVar("T")
 
@@ -39,6 +39,8 @@ DEFAULT: dict[str, list[Any]] = {
     "workers": [2],
     "connections": [32],
 }
+ALONE_CPU_SHARE = 0.1
+"""Of one processor, that other programs may use before the report says so."""
 _AROUND_A_ROUND_S = 3.0  # starting, checking, stopping
 
 
@@ -195,6 +197,8 @@ def report(
     options: argparse.Namespace, facts: dict[str, str], rounds: Sequence[Round], minutes: Sequence[Minute]
 ) -> None:
     print("\n".join(f":{name}: {value}" for name, value in facts.items()), end="\n\n")
+    if (share := others_cpu_share(rounds)) > ALONE_CPU_SHARE:
+        print(f"**The machine was not alone**: other programs used {share:.2f} processors meanwhile.\n")
     print(stay_table(list(minutes)) if minutes else table(rounds))
     void = [measured for measured in rounds if measured.void]
     if void:

@@ -50,6 +50,12 @@ def medians(rounds: Iterable[Round], server: str, cell: Cell) -> dict[str, float
     }
 
 
+def others_cpu_share(rounds: Iterable[Round]) -> float:
+    """Processors that other programs used meanwhile, as the median of the rounds; 0 when there is none."""
+    shares = [measured.figures["others_cpu_share"] for measured in rounds if not measured.void]
+    return statistics.median(shares) if shares else 0.0
+
+
 def ratios(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
     return {name: ours[name] / theirs[name] for name in ours if theirs.get(name)}
 
