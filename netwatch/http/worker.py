@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -36,6 +37,8 @@ class _LinkLifespan:
         self._link = link
 
     async def process_startup(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
+        gc.collect()
+        gc.freeze()  # what is here by now stays: each later collection would look through all of it for nothing
         self._link.open()
 
     async def process_shutdown(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
