@@ -210,7 +210,7 @@ def test_stay_tells_the_last_minute_from_the_second(tmp_path: Path) -> None:
     minutes = list(stay(peer(), CELL, 3, tmp_path, 1, print, minute_s=1))
     assert [minute.number for minute in minutes] == [1, 2, 3]
     quotient = minutes[2].requests_per_s / minutes[1].requests_per_s
-    assert f"Minute 3 beside minute 2: requests/s × {quotient:.3f}" in stay_table(minutes)
+    assert f"Minute 3 beside minute 2: requests/s × {quotient:.3f}" in stay_table(CELL, minutes)
 
 
 def measured(server: str, requests_per_s: float, void: str = "") -> Round:
