@@ -5,12 +5,11 @@ A token is never logged and never part of an answer; given tokens are compared i
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import hmac
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from falcon.asgi import Request, Response
 
@@ -22,8 +21,7 @@ _TAKEN_HEADERS: Final = "authorization, content-encoding, content-type, idempote
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="netwatch"'}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Sender:
+class Sender(NamedTuple):
     """Who sends a request: the name of its token ("" where there are none), its address, whether a page sent it."""
 
     token: str

@@ -38,6 +38,8 @@ _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 def media_type(req: Request, taken: frozenset[str]) -> str:
     """The request's media type without parameters; raises :class:`Refused` if it is not taken. None given: JSON."""
     header: str = req.content_type or "application/json"
+    if header in taken:
+        return header
     kind = header.partition(";")[0].strip().lower()
     if kind not in taken:
         names = sorted(taken)
@@ -126,7 +128,8 @@ async def _concatenated(body: bytes, max_reports: int) -> list[bytes]:
                 values.append(body[start:end])
                 _demand_json(values[-1])
                 start = position = match.end() - 1 if match else end
-            await turn.give_way()
+            if turn.is_over:
+                await turn.give_way()
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Refused("invalid_json", f"Send valid JSON: {error}.") from None
     except RecursionError:

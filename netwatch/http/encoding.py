@@ -34,7 +34,9 @@ _GZIP_BITS: Final = 16 + zlib.MAX_WBITS
 
 def taken(header: str | None) -> str:
     """The one encoding of a body by its Content-Encoding; raises :class:`Refused` if it is not taken."""
-    encoding = (header or "identity").strip().lower().removeprefix("x-")
+    if not header:
+        return "identity"
+    encoding = header.strip().lower().removeprefix("x-")
     if encoding not in TAKEN:
         raise Refused("unsupported_encoding", f"Send one of {', '.join(TAKEN)}.", members={"taken": list(TAKEN)})
     return encoding
@@ -49,7 +51,8 @@ async def decode(body: bytes, encoding: str, max_body_bytes: int, take: Callable
     try:
         turn = Turn()
         for piece in _pieces(body, encoding):
-            await turn.give_way()
+            if turn.is_over:
+                await turn.give_way()
             if not piece:
                 continue
             size += len(piece)

@@ -163,7 +163,8 @@ class Door:
                     errors.append(
                         {"index": index, "code": error.code, "pointer": _short(error.pointer), "detail": error.detail}
                     )
-            await turn.give_way()
+            if turn.is_over:
+                await turn.give_way()
         return _Made(lines, errors, rejected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -42,6 +43,8 @@ class _LinkLifespan:
 
     async def process_startup(self, scope: dict[str, Any], _event: dict[str, Any]) -> None:
         scope["state"]["meter"] = self._meter
+        gc.collect()
+        gc.freeze()  # what is here by now stays: each later collection would look through all of it for nothing
         self._link.open()
 
     async def process_shutdown(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
