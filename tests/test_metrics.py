@@ -214,7 +214,7 @@ def test_terms_are_read_whole_while_they_change() -> None:
             terms.received(3)
             terms.done(3, stored=1, duplicate=1, unknown=1)
     try:
-        seen = set()
+        seen = set[int]()
         while len(seen) < 200:
             for terms_ in board.read().terms.values():
                 assert sums_up(terms_)
@@ -290,4 +290,23 @@ def test_a_meter_without_a_board_counts_for_nobody() -> None:
     assert board.read().terms == {}
 
 
+# The alert rules
+
 ALERTS = Path(table.__file__).parents[1] / "alerts.yml"
+
+
+def test_every_alert_fires_on_what_it_is_for_and_is_silent_on_a_server_that_is_well(tmp_path: Path) -> None:
+    cases = Path(__file__).with_name("alerts_test.yml").read_text("utf-8")
+    alerts = re.findall(r"- alert: (\w+)", ALERTS.read_text("utf-8"))
+    for alert in alerts:
+        assert cases.count(f"alertname: {alert}") == 2, alert
+    path = tmp_path / "alerts_test.yml"
+    path.write_text(cases.replace("RULES", str(ALERTS)), "utf-8")
+    done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_alerts_ask_only_for_metrics_that_there_are() -> None:
+    names = {metric.name for metric in METRICS}
+    for name in re.findall(r"\bnetwatch_\w+", re.sub(r"action:.*", "", ALERTS.read_text("utf-8"))):
+        assert name.removesuffix("_bucket") in names, name
