@@ -386,7 +386,7 @@ class Inbox:
         self._max_batch_bytes = max_batch_bytes
         self._group_bytes = group_bytes
         self._selector = selectors.DefaultSelector()
-        self._selector.register(listener, selectors.EVENT_READ)
+        self._listen()
         self._selector.register(wakeup, selectors.EVENT_READ)
         self._links: dict[_Connection, None] = {}
         self._whole: deque[Batch] = deque()
@@ -428,6 +428,8 @@ class Inbox:
 
     def heartbeat(self, outcome: str) -> None:
         """Tell each worker what a batch sent now would get; forget the answers that nobody can ask for any more."""
+        if not self._is_listening:
+            self._listen()
         for link in list(self._links):
             with contextlib.suppress(OSError):
                 link.send(0, outcome)
@@ -443,11 +445,19 @@ class Inbox:
             self._close(link)
         self._selector.close()
 
+    def _listen(self) -> None:
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._is_listening = True
+
     def _accept(self) -> None:
         while True:
             try:
                 sock, _ = self._listener.accept()
-            except OSError:  # there are no more, or no descriptors left: the worker waits
+            except BlockingIOError:
+                return
+            except OSError:  # no descriptors left: the worker waits for the next heartbeat, or we would turn in circles
+                self._selector.unregister(self._listener)
+                self._is_listening = False
                 return
             sock.setblocking(False)
             link = _Connection(sock)

@@ -95,6 +95,19 @@ class _PlainReport(Report, forbid_unknown_fields=True, gc=False):
     geo: dict[str, str | _Int64 | float | bool | None] | msgspec.UnsetType = msgspec.UNSET
 
 
+# The slow way: some senders write the integer 1000 as 1000.0, or as 1e3; to JSON, and to JSON Schema, that is the same.
+class _AnySample(Sample):
+    t: _Int64 | Annotated[float, msgspec.Meta(multiple_of=1, ge=-(2**63), lt=2**63)]  # type: ignore[assignment]
+
+
+class _AnyHost(Host):
+    history: list[_AnySample]  # type: ignore[assignment]  # as above, only ever checked
+
+
+class _AnyReport(Report):
+    hosts: list[_AnyHost]  # type: ignore[assignment]  # as above, only ever checked
+
+
 _decode_plain = msgspec.json.Decoder(_PlainReport).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -111,9 +124,10 @@ def encode_report(raw: bytes | msgspec.Raw, max_depth: int) -> bytes:
 def _encode_slowly(raw: bytes | msgspec.Raw, max_depth: int) -> bytes:
     """The way of reports with other members than ours, and of bad ones: it keeps the former and explains the latter."""
     value = _decode_any_json(raw, max_depth)
-    _demand(value, Report)
+    _demand(value, _AnyReport)
     for host in value["hosts"]:
         for sample in host["history"]:
+            sample["t"] = int(sample["t"])
             if isinstance(sample.get("latency"), int):
                 sample["latency"] = float(sample["latency"])
     _check(value, max_depth)
@@ -179,6 +193,7 @@ def _explained(error: msgspec.ValidationError) -> Rejected:
     reason, _, path = str(error).partition(" - at `$")
     if "matching regex" in reason:
         reason = "Expected an RFC 3339 date and time"
+    reason = reason.replace("`int | float`", "`int`").replace("`float` that's a multiple of 1.0", "`int`")
     pointer = "".join(f"/{step}" for step in re.findall(r"\w+", path))
     return Rejected("missing_member" if "missing required" in reason else "invalid_member", f"{reason}.", pointer)
 

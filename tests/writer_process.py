@@ -49,6 +49,8 @@ try:
 except StartError as error:
     print(f"netwatch: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
+except OSError as error:  # of open_data_directory, which is the supervisor's part
+    sys.exit(f"netwatch: {error}")
 sys.exit(0 if is_clean else 1)
 """
 

@@ -62,10 +62,10 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        count_connections(self.app_state, len(self.connections))
         self._waiting = deque()
         self.deadlines.watch(self.loop, cast(set[Due], self.connections))
         self.due_s = self.deadlines.now_s + self.header_timeout_s
+        count_connections(self.app_state, len(self.connections))
         if self.app_state.get("draining"):
             self.shutdown()
         if len(self.connections) > self.max_connections:
@@ -75,7 +75,6 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)
         self._unset_read_deadline()
-        count_connections(self.app_state, len(self.connections))
         for cycle in (self._started, self.cycle):
             if cycle:
                 cycle.disconnect()
@@ -83,6 +82,7 @@ class Protocol(HttpToolsProtocol):
         if exc is None:
             self.transport.close()
         self.parser = None  # type: ignore[assignment]  # it refers to us
+        count_connections(self.app_state, len(self.connections))
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns None
         """The client sends no more; what it sent whole is still answered, except over TLS, which has no half."""

@@ -42,9 +42,9 @@ class _LinkLifespan:
         self._meter = meter
 
     async def process_startup(self, scope: dict[str, Any], _event: dict[str, Any]) -> None:
-        scope["state"]["meter"] = self._meter
         gc.collect()
         gc.freeze()  # what is here by now stays: each later collection would look through all of it for nothing
+        scope["state"]["meter"] = self._meter
         self._link.open()
 
     async def process_shutdown(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:

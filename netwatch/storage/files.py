@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -118,6 +119,14 @@ class Files:
         except FileNotFoundError:
             return
 
+    def delete_empty_directory(self, path: str) -> None:
+        """Remove the directory if nothing is in it."""
+        try:
+            os.rmdir(path, dir_fd=self._root)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+
     def make_directory(self, path: str) -> None:
         """A directory whose name is durable when this returns; no harm if it exists. A file there is an error."""
         try:
@@ -147,6 +156,15 @@ class Files:
     def size_bytes(self, fd: int) -> int:
         """How large the file is."""
         return os.fstat(fd).st_size
+
+    def entries(self, path: str) -> Iterator[os.DirEntry[str]]:
+        """What is in the directory, in no order, listed piece by piece: there may be very many."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+        try:
+            with os.scandir(fd) as entries:
+                yield from entries
+        finally:
+            os.close(fd)
 
     def free_bytes(self) -> int:
         """How much an unprivileged process may still write to this disk, in bytes."""

@@ -22,6 +22,7 @@ from netwatch.storage.files import Files
 from netwatch.storage.frame import Ending
 from netwatch.storage.layout import SegmentId
 from netwatch.storage.recovery import Leftover, Recovered
+from netwatch.storage.retention import Retention
 from netwatch.storage.segment import Segment
 from netwatch.storage.window import Window
 
@@ -69,9 +70,11 @@ class Store:
         seal_after_s: float,
         min_free_bytes: int,
         is_synced: bool = True,
+        retention: Retention | None = None,
         meter: Meter | None = None,
     ) -> None:
         self._files = files
+        self.retention = retention
         self._meter = meter or Meter()
         self._meter.set(table.DISK_RESERVE_BYTES, min_free_bytes)
         self.window = window
@@ -189,7 +192,7 @@ class Store:
             self._meter.set(table.QUARANTINE_FILES, len(self._files.names(layout.QUARANTINE)))
 
     def tend(self, now_s: float) -> None:
-        """Everything that is due and need not be done before an answer: seal, recover, dispose, open ahead."""
+        """Everything that is due and need not be done before an answer: seal, recover, dispose, open ahead, prune."""
         if self._segment and not self._files.is_linked(self._segment.fd):
             self._give_up(
                 self._segment, "segment_deleted", FileNotFoundError(errno.ENOENT, "somebody deleted its file")
@@ -205,6 +208,8 @@ class Store:
             self._others_ids = set()
         if self._ahead is None and now_s >= self._opening.at_s:
             self._open_ahead(now_s)
+        if self.retention:
+            self.retention.tend(now_s)
 
     def due_in_s(self, now_s: float) -> float:
         """How long until :meth:`tend` has something to do."""
@@ -215,6 +220,8 @@ class Store:
             due_s.append(self._opening.at_s)
         if not self.is_recovered:
             due_s.append(self._recovery.at_s)
+        if self.retention:
+            due_s.append(self.retention.due_at_s)
         return max(min(due_s, default=float("inf")) - now_s, 0.0)
 
     def seal(self, reason: str) -> None:
