@@ -64,8 +64,8 @@ def test_every_answer_is_one_that_the_document_promises(collector: Collector, tm
 
 
 def test_valid_reports_are_taken_and_others_refused(collector: Collector, tmp_path: Path) -> None:
-    # Only its fixed cases: JSON Schema cannot tell long integers, which we refuse, from doubles. Browser reports are all
-    # answered 204.
+    # Only its fixed cases: JSON Schema cannot tell long integers, which we refuse, from doubles. And browser reports
+    # are all answered 204.
     checks = "positive_data_acceptance,negative_data_rejection"
     ask(collector, tmp_path, "--phases", "coverage", "--checks", checks, "--include-path", "/api/v1/reports")
     for t in (b"1.0", b"1e3"):  # which are integers to it
