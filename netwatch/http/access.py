@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from falcon.asgi import Request, Response
@@ -30,6 +30,10 @@ class Sender(NamedTuple):
     token: str
     address: str
     is_page: bool
+
+
+Guard = Callable[[Request, Response], object]
+"""Raises :class:`Refused` for who may not see this."""
 
 
 class Access:

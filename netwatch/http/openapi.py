@@ -10,6 +10,7 @@ from falcon.asgi import Request, Response
 from netwatch import __version__
 from netwatch.errors import ERRORS
 from netwatch.http import body, encoding
+from netwatch.http.access import Guard
 from netwatch.reports import BrowserReport, Report
 from netwatch.settings import Settings
 
@@ -142,11 +143,13 @@ def _body(shape: type, json_types: frozenset[str], line_types: frozenset[str]) -
 class OpenApi:
     """The resource ``/openapi.json``."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, guard: Guard) -> None:
+        self._guard = guard
         self._document = msgspec.json.encode(document(settings))
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """The document."""
+        self._guard(req, resp)
         resp.content_type = "application/json"
         resp.data = self._document
 

@@ -281,9 +281,20 @@ def test_the_settings_do_not_show_the_tokens() -> None:
     assert TOKENS["agents"] not in repr(Door(tokens=TOKENS).settings)
 
 
-def test_health_and_openapi_need_no_token() -> None:
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_health_needs_no_token(path: str) -> None:
+    assert Door(tokens=TOKENS).request("GET", path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/version", "/openapi.json", "/readyz?verbose"])
+def test_details_need_a_token_once_there_are_any(path: str) -> None:
+    path, _, query = path.partition("?")
+    given = {"headers": {"authorization": f"Bearer {TOKENS['agents']}"}}
     door = Door(tokens=TOKENS)
-    assert [door.request("GET", path).status_code for path in ("/livez", "/readyz", "/openapi.json")] == [200] * 3
+    refused = door.request("GET", path, query_string=query)
+    assert (refused.status_code, code_of(refused)) == (401, "token_missing")
+    assert door.request("GET", path, query_string=query, **given).status_code == 200
+    assert Door().request("GET", path, query_string=query).status_code == 200
 
 
 # The client's address

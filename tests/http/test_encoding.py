@@ -14,6 +14,7 @@ import zstandard
 from netwatch.errors import Refused
 from netwatch.http import encoding, ingest
 from netwatch.http.in_flight import InFlight
+from netwatch.metrics.board import Meter
 from tests.http.door import PATH, REPORT, Door, Exchange, code_of, problem_of, report
 
 KIB = 1024
@@ -56,8 +57,8 @@ def in_flight(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[InFlight]]:
     made: list[InFlight] = []
 
     class Counted(InFlight):
-        def __init__(self, limit_bytes: int, reserved_bytes: int) -> None:
-            super().__init__(limit_bytes, reserved_bytes)
+        def __init__(self, limit_bytes: int, reserved_bytes: int, meter: Meter) -> None:
+            super().__init__(limit_bytes, reserved_bytes, meter)
             self.most_bytes = 0
             made.append(self)
 

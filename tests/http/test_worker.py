@@ -27,9 +27,10 @@ PROGRAM = """
 import os, sys
 from pathlib import Path
 from netwatch.http import worker
+from netwatch.metrics.board import Board
 from netwatch.settings import Settings
 os.environ["NOTIFY_SOCKET"] = sys.argv[3]
-worker.run(Settings(workers=2, drain_timeout_s=0.5, ack_timeout_s=0.5), int(sys.argv[1]), sys.argv[2])
+worker.run(Settings(workers=2, drain_timeout_s=0.5, ack_timeout_s=0.5), int(sys.argv[1]), sys.argv[2], Board())
 """
 
 
