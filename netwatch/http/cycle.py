@@ -101,6 +101,7 @@ class Cycle:
 
     def take(self, piece: bytes) -> None:
         """More of the body has come; what nobody fetches keeps the rest from being read."""
+        self._expects_continue = False  # or no longer: it comes unasked
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size > HIGH_WATER_LIMIT:
@@ -109,6 +110,7 @@ class Cycle:
 
     def end(self) -> None:
         """The body is whole."""
+        self._expects_continue = False
         self.is_whole = True
         self._wake()
 

@@ -152,3 +152,5 @@ class OpenApi:
         self._guard(req, resp)
         resp.content_type = "application/json"
         resp.data = self._document
+
+    on_head = on_get

@@ -24,7 +24,13 @@ def test_an_unknown_path_is_404_for_every_method(method: str, path: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("path", "allowed"), [(PATH, {"POST"}), ("/livez", {"GET", "HEAD"}), ("/readyz", {"GET", "HEAD"})]
+    ("path", "allowed"),
+    [
+        (PATH, {"POST"}),
+        ("/livez", {"GET", "HEAD"}),
+        ("/readyz", {"GET", "HEAD"}),
+        ("/openapi.json", {"GET", "HEAD"}),
+    ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS"])
 def test_a_method_that_is_not_taken_is_405_with_those_that_are(method: str, path: str, allowed: set[str]) -> None:

@@ -52,7 +52,7 @@ class Workers:
         self.queue_path = str(directory / "queue.sock")
         self.notify_path = str(directory / "notify.sock")
         self._stderr = directory / "stderr"
-        with socket.create_server(("127.0.0.1", 0)) as listener, self._stderr.open("wb") as stderr:
+        with socket.create_server(("127.0.0.1", 0)) as listener, self._stderr.open("ab") as stderr:
             self.address = listener.getsockname()
             fd = listener.fileno()
             self.master = subprocess.Popen(
