@@ -15,7 +15,7 @@ from netwatch.errors import ERRORS, Refused
 from netwatch.http.access import Guard
 from netwatch.http.health import Livez, Readyz, Version, Watched
 from netwatch.http.ingest import BrowserReports, Door, Reports, Storing
-from netwatch.http.metrics import Counting, Metrics
+from netwatch.http.metrics import Metrics
 from netwatch.http.openapi import OpenApi
 from netwatch.http.problem import PROBLEM_TYPE, problem
 from netwatch.metrics.board import Board, WorkerMeter
@@ -35,7 +35,7 @@ def create_app(
     link: WorkerLink, settings: Settings, board: Board, meter: WorkerMeter, middleware: Iterable[Any] = ()
 ) -> falcon.asgi.App[Any, Any]:
     """The whole door as an ASGI application, which counts in ``meter`` and shows ``board``."""
-    app = falcon.asgi.App(middleware=[*middleware, Counting(meter)])
+    app = falcon.asgi.App(middleware=list(middleware))
     door = Door(link, settings, meter)
     app.add_route("/api/v1/reports", Reports(door))
     app.add_route("/api/v1/browser-reports", BrowserReports(door))
@@ -43,11 +43,9 @@ def create_app(
     return app
 
 
-def create_admin_app(
-    link: WorkerLink, settings: Settings, board: Board, meter: WorkerMeter
-) -> falcon.asgi.App[Any, Any]:
+def create_admin_app(link: WorkerLink, settings: Settings, board: Board) -> falcon.asgi.App[Any, Any]:
     """What is served at the setting ``admin_bind``: health and details, to whoever can connect, and no reports."""
-    app = falcon.asgi.App(middleware=[Counting(meter)])
+    app = falcon.asgi.App()
     _add_health(app, link, settings, board, _let_in)
     return app
 
@@ -83,26 +81,26 @@ def _add_health(
     app.add_error_handler(Refused, _on_refused)
 
 
-async def _on_refused(_req: Request, resp: Response, error: Refused, _params: object) -> None:
+async def _on_refused(req: Request, resp: Response, error: Refused, _params: object) -> None:
     for name, value in error.headers.items():
         resp.set_header(name, value)
-    _answer(resp, error.code, error.detail, error.members)
+    _answer(req, resp, error.code, error.detail, error.members)
 
 
-async def _on_http_error(_req: Request, resp: Response, error: falcon.HTTPError, _params: object) -> None:
+async def _on_http_error(req: Request, resp: Response, error: falcon.HTTPError, _params: object) -> None:
     code = _CODES.get(error.status_code, "bad_request")
     if error.headers:
         resp.set_headers(error.headers)
-    _answer(resp, code, error.description or f"{ERRORS[code][1]}.")
+    _answer(req, resp, code, error.description or f"{ERRORS[code][1]}.")
 
 
 async def _on_failure(req: Request, resp: Response, error: Exception, _params: object) -> None:
     log.error("request_failed", path=req.path, error=repr(error))
-    _answer(resp, "internal", "This is a fault of the server; its log says more.")
+    _answer(req, resp, "internal", "This is a fault of the server; its log says more.")
 
 
-def _answer(resp: Response, code: str, detail: str, members: dict[str, object] | None = None) -> None:
+def _answer(req: Request, resp: Response, code: str, detail: str, members: dict[str, object] | None = None) -> None:
+    req.scope.setdefault("state", {})["code"] = code  # which the request is counted by
     resp.status = ERRORS[code][0]
-    resp.context.code = code
     resp.content_type = PROBLEM_TYPE
     resp.data = problem(code, detail, members)

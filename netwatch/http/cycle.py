@@ -99,6 +99,12 @@ class Cycle:
             if self.task:
                 tasks.discard(self.task)
 
+    @property
+    def status(self) -> int:
+        """The answer's, once there is one."""
+        status: int = self._start["status"] if self._start else 0
+        return status
+
     def take(self, piece: bytes) -> None:
         """More of the body has come; what nobody fetches keeps the rest from being read."""
         self._pieces.append(piece)
