@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import planted_door, planted_queue, planted_storage
+from tests import planted_counting, planted_door, planted_queue, planted_storage
 
 ROOT = Path(__file__).parents[1]
 
-PLANTED = planted_storage.PLANTED | planted_queue.PLANTED | planted_door.PLANTED
+PLANTED = planted_storage.PLANTED | planted_queue.PLANTED | planted_door.PLANTED | planted_counting.PLANTED
 
 RUN = """
 import sys
