@@ -26,6 +26,8 @@ from netwatch import listen, log, process, writer
 from netwatch.child import Child, Say
 from netwatch.errors import StartError
 from netwatch.generations import DRAIN_GRACE_S, Generations
+from netwatch.metrics import table
+from netwatch.metrics.board import Board
 from netwatch.notify import Systemd
 from netwatch.reload import SOCKET_NAME, Askers
 from netwatch.settings import Settings
@@ -71,12 +73,15 @@ class Supervisor:
         load: Callable[[], Settings],
         *,
         http: socket.socket,
+        admin: socket.socket | None,
         queue: socket.socket,
         askers: Askers,
         systemd: Systemd,
         root: int,
     ) -> None:
         self._settings = settings
+        self._admin = admin
+        self._board = Board()
         self._http = http
         self._queue = queue
         self._askers = askers
@@ -84,7 +89,7 @@ class Supervisor:
         self._root = root
         self._address = listen.url(http, is_tls=settings.tls_certificate is not None)
         self._writer = Child("writer", self._be_writer)
-        self._generations = Generations(settings, load, self._be_gunicorn, askers.answer)
+        self._generations = Generations(settings, load, self._be_gunicorn, askers.answer, self._board.supervisor)
         self._instance = ""
         self._deaths: dict[str, float] = {}
         """When each of our writers died, by its instance, for as long as the next ones need to know."""
@@ -122,6 +127,7 @@ class Supervisor:
         if not self._writer.is_running and (self._is_draining or now_s >= self._writer.start_at_s):
             self._instance = new_instance()
             self._writer_alive[0] = now_s
+            self._board.supervisor.add(table.STARTS, labels=("writer",))
             self._writer.start()
             importlib.import_module("netwatch.http.worker")  # while the writer starts; so all Gunicorns run this code
         self._generations.tend(now_s, may_start=self._is_writer_ready)
@@ -195,7 +201,8 @@ class Supervisor:
         if self._is_linked and self._generations.is_serving and not self._is_serving and not self._is_draining:
             self._is_serving = True
             data_dir = self._settings.data_dir.absolute()
-            log.info("server_started", address=self._address, data_dir=str(data_dir))
+            admin = {"admin_address": self._settings.admin_bind} if self._admin else {}
+            log.info("server_started", address=self._address, data_dir=str(data_dir), **admin)
             print(f"netwatch: listening on {self._address}, writing to {data_dir}", flush=True)
 
     def _on_death(self, child: Child) -> None:
@@ -215,6 +222,7 @@ class Supervisor:
             self._drain()
             self._is_done = child is self._writer
         elif child is self._writer:
+            self._board.supervisor.add(table.DEATHS, labels=("writer",))
             log.warning("child_died", child=child.name, exit_code=code)
         if child is not self._writer:
             self._generations.on_death(child, code)
@@ -234,18 +242,32 @@ class Supervisor:
             self._is_draining = True
             self._kill_at_s = time.monotonic() + self._settings.drain_timeout_s + DRAIN_GRACE_S
             log.info("draining")
-        self._http.close()
+        self._close_listeners()
         self._generations.stop(self._kill_at_s)
         self._askers.refuse()
 
+    def _close_listeners(self) -> None:
+        self._http.close()
+        if self._admin:
+            self._admin.close()
+
     def _be_writer(self, say: Say) -> None:
         supervisor_pid = os.getppid()
-        self._http.close()
+        self._close_listeners()
 
         def show_life() -> None:
             self._writer_alive[0] = time.monotonic()
 
-        is_clean = writer.run(self._settings, self._root, self._queue, say, self._instance, self._deaths, show_life)
+        is_clean = writer.run(
+            self._settings,
+            self._root,
+            self._queue,
+            say,
+            self._instance,
+            self._deaths,
+            meter=self._board.writer,
+            on_beat=show_life,
+        )
         if os.getppid() != supervisor_pid:  # it was killed, so nobody else tidies up
             shutil.rmtree(os.path.dirname(self._queue.getsockname()), ignore_errors=True)
         sys.exit(0 if is_clean else 1)
@@ -256,7 +278,8 @@ class Supervisor:
         path = self._queue.getsockname()
         self._queue.close()  # or its workers would wait for ever for a writer that nobody starts
         os.close(self._root)
-        worker.run(settings, self._http.detach(), path, say)
+        admin_fd = self._admin.detach() if self._admin else None
+        worker.run(settings, self._http.detach(), path, self._board, say, admin_fd)
 
 
 def serve(settings: Settings, load: Callable[[], Settings]) -> int:
@@ -275,7 +298,12 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
         root = _open_root(settings.data_dir)
         stack.callback(os.close, root)
         http = stack.enter_context(passed.get("http") or listen.listen(settings.bind))
-        if "http" in passed:
+        admin = passed.get("admin")
+        if settings.admin_bind and not admin:
+            admin = listen.listen(settings.admin_bind, "--admin-bind")
+        if admin:
+            stack.enter_context(admin)
+        if passed:
             log.info("socket_passed", address=listen.url(http, is_tls=settings.tls_certificate is not None))
         if not (settings.tokens or ipaddress.ip_address(http.getsockname()[0]).is_loopback):
             log.warning("everybody_may_post", bind=settings.bind, advice="set tokens, or listen on loopback only")
@@ -283,7 +311,7 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
         queue = stack.enter_context(listen.open_unix(f"{directory}/queue.sock"))
         asking = stack.enter_context(listen.open_unix(f"{directory}/{SOCKET_NAME}"))
         return Supervisor(
-            settings, load, http=http, queue=queue, askers=Askers(asking), systemd=systemd, root=root
+            settings, load, http=http, admin=admin, queue=queue, askers=Askers(asking), systemd=systemd, root=root
         ).run()
 
 

@@ -22,8 +22,10 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from netwatch import log, process
-from netwatch.http.app import create_app
+from netwatch.http.app import create_admin_app, create_app, split_app
 from netwatch.http.protocol import ANSWER_S, protocol_settings
+from netwatch.http.request_log import Refusals
+from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.queue import Link
 from netwatch.settings import Settings
 
@@ -70,14 +72,19 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no type
 
 
 class _LinkLifespan:
-    """Opens the link when the worker's loop runs, and closes it when the last request was answered."""
+    """Opens the link when the worker's loop runs, and closes it when the last request was answered.
 
-    def __init__(self, link: Link) -> None:
+    Lets the protocol know in what it counts.
+    """
+
+    def __init__(self, link: Link, meter: WorkerMeter) -> None:
         self._link = link
+        self._meter = meter
 
-    async def process_startup(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
+    async def process_startup(self, scope: dict[str, Any], _event: dict[str, Any]) -> None:
         gc.collect()
         gc.freeze()  # what is here by now stays: each later collection would look through all of it for nothing
+        scope["state"]["meter"] = self._meter
         self._link.open()
 
     async def process_shutdown(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
@@ -87,15 +94,19 @@ class _LinkLifespan:
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
     """Gunicorn with our settings instead of its files and flags."""
 
-    def __init__(self, settings: Settings, listener_fd: int, queue_path: str) -> None:
+    def __init__(
+        self, settings: Settings, listener_fd: int, queue_path: str, board: Board, admin_fd: int | None
+    ) -> None:
         self._settings = settings
-        self._listener_fd = listener_fd
+        self._board = board
+        self._listener_fds = [listener_fd, *([] if admin_fd is None else [admin_fd])]
+        self._admin_address = None if admin_fd is None else _address_of(admin_fd)
         self._queue_path = queue_path
         super().__init__()
 
     def load_config(self) -> None:
         values = {
-            "bind": f"fd://{self._listener_fd}",
+            "bind": [f"fd://{fd}" for fd in self._listener_fds],
             "workers": self._settings.workers,
             "worker_class": f"{__name__}.Worker",
             "timeout": _WORKER_TIMEOUT_S,
@@ -129,7 +140,21 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
         link = Link(
             self._queue_path, batch_bytes=self._settings.commit_bytes, ack_timeout_s=self._settings.ack_timeout_s
         )
-        return create_app(link, self._settings, middleware=[_LinkLifespan(link)])
+        meter = self._board.claim()
+        if meter.number is None:
+            log.error("no_slot", advice="this worker is missing in the metrics; restart the server")
+        refusals = Refusals()
+        app = create_app(link, self._settings, self._board, meter, refusals, [_LinkLifespan(link, meter)])
+        if not self._admin_address:
+            return app
+        admin = create_admin_app(link, self._settings, self._board, meter, refusals)
+        return split_app(app, admin, *self._admin_address)
+
+
+def _address_of(fd: int) -> tuple[str, int]:
+    with socket.socket(fileno=os.dup(fd)) as listener:
+        host, port = listener.getsockname()[:2]
+        return host, port
 
 
 def _fork_without_losing_a_signal() -> None:
@@ -162,10 +187,18 @@ def _on_worker_start(master: Arbiter, _worker: GunicornWorker) -> None:
     log.info("worker_started")
 
 
-def run(settings: Settings, listener_fd: int, queue_path: str, say: Callable[[str], None]) -> None:
+def run(
+    settings: Settings,
+    listener_fd: int,
+    queue_path: str,
+    board: Board,
+    say: Callable[[str], None],
+    admin_fd: int | None = None,
+) -> None:
     """Be Gunicorn's master for the listening HTTP socket ``listener_fd`` until SIGTERM. Ends in SystemExit.
 
-    Each worker says "serving" once it takes connections.
+    Its workers count on ``board``, and each says "serving" once it takes connections. ``admin_fd`` is the listening
+    socket of ``admin_bind``.
     """
     process.set_title("gunicorn")
     os.environ.pop("NOTIFY_SOCKET", None)  # it would say that it is ready before a worker is
@@ -174,6 +207,6 @@ def run(settings: Settings, listener_fd: int, queue_path: str, say: Callable[[st
     Worker.CONFIG_KWARGS = protocol_settings(settings)
     signal.set_wakeup_fd(-1)
     _fork_without_losing_a_signal()
-    gunicorn = _Gunicorn(settings, listener_fd, queue_path)
+    gunicorn = _Gunicorn(settings, listener_fd, queue_path, board, admin_fd)
     signal.signal(process.BE_PATIENT, lambda *_: gunicorn.be_patient())
     gunicorn.run()
