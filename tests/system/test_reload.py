@@ -25,7 +25,7 @@ HEAD = b"POST /api/v1/reports HTTP/1.1\r\nHost: x\r\nContent-Type: application/j
 
 @pytest.fixture(autouse=True)
 def runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Where the servers have their sockets, and `netwatch reload` looks for them; its name is short, as theirs must be."""
+    """Where the servers have their sockets, and `netwatch reload` finds them; short, as sockets must have it."""
     with tempfile.TemporaryDirectory() as directory:
         monkeypatch.setenv("RUNTIME_DIRECTORY", directory)
         yield
