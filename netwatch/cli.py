@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from netwatch import __version__, probe, settings
-from netwatch.commands import cat, man, prune, tail, verify
+from netwatch.commands import cat, man, prune, status, tail, verify
 from netwatch.errors import StartError
 
 
@@ -69,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     measure = commands.add_parser("probe", help="measure URLs and post the result")
     probe.add_arguments(measure)
     measure.set_defaults(run=probe.run)
+
+    shown = commands.add_parser("status", help="show how a running server is", description=status.__doc__)
+    status.add_arguments(shown)
+    shown.set_defaults(run=status.run)
 
     manual = commands.add_parser("man", help="print the manual page")
     man.add_arguments(manual)
