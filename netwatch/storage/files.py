@@ -135,20 +135,20 @@ class Files:
         finally:
             os.close(fd)
 
-    def names(self, path: str) -> list[str]:
-        """The names in the directory, sorted."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
-        try:
-            return sorted(os.listdir(fd))
-        finally:
-            os.close(fd)
-
     def entries(self, path: str) -> Iterator[os.DirEntry[str]]:
         """What is in the directory, in no order, listed piece by piece: there may be very many."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
         try:
             with os.scandir(fd) as entries:
                 yield from entries
+        finally:
+            os.close(fd)
+
+    def names(self, path: str) -> list[str]:
+        """The names in the directory, sorted."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+        try:
+            return sorted(os.listdir(fd))
         finally:
             os.close(fd)
 
