@@ -10,6 +10,7 @@ from pathlib import Path
 from netwatch import __version__, probe, settings
 from netwatch.commands import cat, man, prune, status, tail, verify
 from netwatch.errors import StartError
+from netwatch.loadtest import command as loadtest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     shown = commands.add_parser("status", help="show how a running server is", description=status.__doc__)
     status.add_arguments(shown)
     shown.set_defaults(run=status.run)
+
+    load = commands.add_parser("loadtest", help="load a server with reports, and audit what it stores")
+    loadtest.add_arguments(load)
+    load.set_defaults(run=loadtest.run)
 
     manual = commands.add_parser("man", help="print the manual page")
     man.add_arguments(manual)

@@ -109,11 +109,20 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(item.strip() for item in items if item.strip())
 
 
+_ORIGIN: Final = re.compile(
+    r"(?!http://.*:80\Z|https://.*:443\Z)[a-z][a-z0-9+.-]*://([a-z0-9._~-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]*)?"
+)
+"""An origin as a browser writes it; one written otherwise would never be the same."""
+
+
 def _origins(value: object) -> tuple[str, ...]:
     origins = _texts(value)
     for origin in origins:
-        if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s,?#]+", origin):
-            raise ValueError("give origins such as https://www.example.org, without a path, or *")
+        if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                "give origins as browsers write them, such as https://www.example.org: no path, no capitals, no port "
+                "80 or 443, xn-- names; or * for all"
+            )
     return origins
 
 
@@ -134,6 +143,8 @@ def _tokens(value: object) -> Mapping[str, str]:
             raise ValueError(f"the token {name} needs 16 to 512 of the characters A-Z a-z 0-9 . _ ~ + / = -")
     if len(dict(pairs)) < len(pairs):
         raise ValueError("give each token a name of its own")
+    if len(set(dict(pairs).values())) < len(pairs):
+        raise ValueError("give each name a token of its own")
     return dict(pairs)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 import urllib.parse
 from collections import deque
 from http import HTTPStatus
@@ -19,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from netwatch.errors import ERRORS
 from netwatch.http.cycle import Cycle, head
 from netwatch.http.deadlines import NEVER, Deadlines, Due
+from netwatch.http.metrics import count_connections, count_refused
 from netwatch.http.problem import PROBLEM_TYPE, problem
 from netwatch.settings import Settings
 
@@ -63,6 +65,7 @@ class Protocol(HttpToolsProtocol):
         self._waiting = deque()
         self.deadlines.watch(self.loop, cast(set[Due], self.connections))
         self.due_s = self.deadlines.now_s + self.header_timeout_s
+        count_connections(self.app_state, len(self.connections))
         if self.app_state.get("draining"):
             self.shutdown()
         if len(self.connections) > self.max_connections:
@@ -79,6 +82,7 @@ class Protocol(HttpToolsProtocol):
         if exc is None:
             self.transport.close()
         self.parser = None  # type: ignore[assignment]  # it refers to us
+        count_connections(self.app_state, len(self.connections))
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns None
         """The client sends no more; what it sent whole is still answered, except over TLS, which has no half."""
@@ -159,7 +163,7 @@ class Protocol(HttpToolsProtocol):
             return
         self._dry_bytes = 0
         self._is_between = True
-        self.scope["state"]["body_complete"] = True
+        self.scope["state"]["body_complete"] = time.monotonic_ns()
         assert self.cycle
         self.cycle.end()
         self.due_s = self.deadlines.now_s + self.idle_timeout_s if self.cycle.is_answered else NEVER
@@ -244,6 +248,7 @@ class Protocol(HttpToolsProtocol):
     def _answer_instead(self, code: str, detail: str) -> None:
         """Answer the connection, where there is no request to answer, and close it."""
         status, _ = ERRORS[code]
+        count_refused(self.app_state, status, code)
         body = problem(code, detail)
         headers = [
             *self.server_state.default_headers,

@@ -1,0 +1,106 @@
+"""Disks that can be lost, filled and taken away: an ext4 on a loop device, and a small tmpfs. Both need root.
+
+A power cut is the ioctl EXT4_IOC_SHUTDOWN without a flush of the journal: from then on nothing reaches the device, and
+what the file system had not brought there is gone at the next mount.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import subprocess
+import time
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+MIB: Final = 1024 * 1024
+EXT4_IOC_SHUTDOWN: Final = 0x8004587D
+NO_LOG_FLUSH: Final = 2
+UNMOUNT_S: Final = 10.0
+
+
+class Disk:
+    """A file system of our own at ``path``."""
+
+    def __init__(self, path: Path, kind: str, device: str, options: str) -> None:
+        self.path = path
+        self._command = ["mount", "-t", kind, "-o", options, device, str(path)]
+        path.mkdir()
+
+    def mount(self) -> None:
+        """Mount it; raises CalledProcessError, with what mount said in ``stderr``."""
+        subprocess.run(self._command, check=True, capture_output=True, text=True)
+
+    def unmount(self) -> None:
+        """Unmount it once the processes that used it have ended; a loop device goes with it."""
+        until_s = time.monotonic() + UNMOUNT_S
+        while True:
+            done = subprocess.run(["umount", str(self.path)], check=False, capture_output=True, text=True)
+            if not done.returncode:
+                return
+            assert time.monotonic() < until_s, done.stderr
+            time.sleep(0.01)
+
+    def remove(self) -> None:
+        """Whatever a test has left of it, take it away."""
+        while os.path.ismount(self.path):
+            subprocess.run(["umount", "-l", str(self.path)], check=True)
+
+    def fill(self, leave_bytes: int = 0) -> Path:
+        """Take its room but for so many bytes; the file that takes it."""
+        filler = self.path / "filler"
+        room = os.statvfs(self.path)
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - leave_bytes)
+        return filler
+
+
+class Tmpfs(Disk):
+    """16 MiB of memory, and room for 64 files."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "tmpfs", "none", f"size={16 * MIB},nr_inodes=64")
+
+
+class Ext4(Disk):
+    """48 MiB on a loop device, which is let go of with the mount."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        image = directory / "image"
+        with image.open("wb") as file:
+            file.truncate(48 * MIB)
+        subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", str(image)], check=True)
+        super().__init__(directory / "disk", "ext4", str(image), ",".join(("loop", *options)))
+
+    def cut_power(self) -> None:
+        """Nothing reaches the disk any more; its processes live on and get errors."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(fd, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+        finally:
+            os.close(fd)
+
+    def power_on(self) -> None:
+        """What a machine finds that starts again. Whoever used the disk must be ended."""
+        self.unmount()
+        self.mount()
+
+
+@cache
+def why_not(kind: str, directory: Path) -> str:
+    """Why there can be no such disk here; "" if there can."""
+    if os.geteuid() != 0:
+        return f"needs root: it mounts {kind}"
+    trial = directory / f"trial-{kind}"
+    trial.mkdir()
+    try:
+        disk = Ext4(trial) if kind == "ext4" else Tmpfs(trial / "disk")
+        disk.mount()
+    except FileNotFoundError as error:
+        return f"needs {error.filename} (Debian's packages e2fsprogs and mount)"
+    except subprocess.CalledProcessError as error:
+        return f"{kind} cannot be mounted here: {error.stderr.strip()}"
+    disk.remove()
+    return ""
