@@ -160,8 +160,11 @@ class Supervisor:
     ========  ======================  ====================================================================
     """
 
-    def __init__(self, settings: Settings, http: socket.socket, queue: socket.socket, root: int) -> None:
+    def __init__(
+        self, settings: Settings, http: socket.socket, queue: socket.socket, root: int, admin: socket.socket | None
+    ) -> None:
         self._settings = settings
+        self._admin = admin
         self._board = Board()
         self._http = http
         self._queue = queue
@@ -236,7 +239,8 @@ class Supervisor:
         elif word == "linked" and not self._is_serving:
             self._is_serving = True
             data_dir = self._settings.data_dir.absolute()
-            log.info("server_started", address=self._address, data_dir=str(data_dir))
+            admin = {"admin_address": self._settings.admin_bind} if self._admin else {}
+            log.info("server_started", address=self._address, data_dir=str(data_dir), **admin)
             print(f"netwatch: listening on {self._address}, writing to {data_dir}", flush=True)
 
     def _on_death(self, child: _Child) -> None:
@@ -265,12 +269,17 @@ class Supervisor:
             self._is_draining = True
             self._kill_at_s = time.monotonic() + self._settings.drain_timeout_s + _DRAIN_GRACE_S
             log.info("draining")
-        self._http.close()
+        self._close_listeners()
         self._gunicorn.signal(signal.SIGTERM)
+
+    def _close_listeners(self) -> None:
+        self._http.close()
+        if self._admin:
+            self._admin.close()
 
     def _be_writer(self, notify: Callable[[str], None]) -> None:
         supervisor_pid = os.getppid()
-        self._http.close()
+        self._close_listeners()
         meter = self._board.writer
         is_clean = writer.run(self._settings, self._root, self._queue, notify, self._instance, self._deaths, meter)
         if os.getppid() != supervisor_pid:  # it was killed, so nobody else tidies up
@@ -283,7 +292,8 @@ class Supervisor:
         path = self._queue.getsockname()
         self._queue.close()  # or its workers would wait for ever for a writer that nobody starts
         os.close(self._root)
-        worker.run(self._settings, self._http.detach(), path, self._board)
+        admin_fd = self._admin.detach() if self._admin else None
+        worker.run(self._settings, self._http.detach(), path, self._board, admin_fd)
 
 
 def serve(settings: Settings) -> int:
@@ -294,10 +304,11 @@ def serve(settings: Settings) -> int:
         root = _open_root(settings.data_dir)
         stack.callback(os.close, root)
         http = stack.enter_context(_listen(settings.bind))
+        admin = stack.enter_context(_listen(settings.admin_bind, "--admin-bind")) if settings.admin_bind else None
         if not (settings.tokens or ipaddress.ip_address(http.getsockname()[0]).is_loopback):
             log.warning("everybody_may_post", bind=settings.bind, advice="set tokens, or listen on loopback only")
         queue = stack.enter_context(_open_queue())
-        return Supervisor(settings, http, queue, root).run()
+        return Supervisor(settings, http, queue, root, admin).run()
 
 
 def _open_root(data_dir: Path) -> int:
@@ -312,7 +323,7 @@ def _open_root(data_dir: Path) -> int:
     return root
 
 
-def _listen(bind: str) -> socket.socket:
+def _listen(bind: str, flag: str = "--bind") -> socket.socket:
     """The listening HTTP socket; a port that an old server still holds is waited for."""
     host, port = split_address(bind)
     give_up_at_s = time.monotonic() + _PORT_WAIT_S
@@ -333,7 +344,7 @@ def _listen(bind: str) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > give_up_at_s:
                 raise StartError(
-                    f"Cannot listen on {bind}: {error.strerror}. Choose another address (--bind)."
+                    f"Cannot listen on {bind}: {error.strerror}. Choose another address ({flag})."
                 ) from None
             if not is_waiting:
                 is_waiting = True

@@ -95,6 +95,10 @@ def _address(value: object) -> str:
     return str(value)
 
 
+def _address_or_none(value: object) -> str | None:
+    return _address(value) if value != "" else None
+
+
 def _durability(value: object) -> str:
     if value not in ("synced", "written"):
         raise ValueError("give synced (it survives a power cut) or written (it survives the death of every process)")
@@ -235,6 +239,11 @@ class Settings:
     """The settings of one server; sizes are bytes, ``_s`` are seconds."""
 
     bind: str = _setting("127.0.0.1:8080", _address, "where to listen, host:port")
+    admin_bind: str | None = _setting(
+        None,
+        _address_or_none,
+        "where to serve metrics and details, host:port; by default at bind, to holders of a token",
+    )
     data_dir: Path = _setting(_DATA_DIR, _path, "where the files go")
     name: str = _setting(socket.gethostname, _name, "the `server` member of each line; by default the host's name")
     workers: int = _setting(_cores, _count, "worker processes; by default one a core", low=1, high=512)
@@ -329,6 +338,8 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], config: Path |
     if settings.tokens_file:
         tokens = {**settings.tokens, **_tokens_from(settings.tokens_file)}
         settings = dataclasses.replace(settings, tokens=tokens)
+    if settings.admin_bind == settings.bind and split_address(settings.bind)[1]:
+        raise StartError("admin_bind needs an address of its own, not the one of bind.", 2)
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise StartError("HTTPS needs both settings, tls_certificate and tls_key.", 2)
     if settings.tls_certificate and settings.tls_key:

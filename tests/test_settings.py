@@ -18,6 +18,7 @@ from netwatch.settings import FIELDS, KIB, MIB, Settings, flag, load, split_addr
 
 DEFAULTS = {
     "bind": "127.0.0.1:8080",
+    "admin_bind": None,
     "data_dir": Path("data"),
     "name": socket.gethostname(),
     "workers": len(os.sched_getaffinity(0)),
@@ -63,6 +64,7 @@ CERTIFICATE = Path(__file__).parent / "certificate.pem"  # with its key; it serv
 # Of each setting: as a flag or a variable, as TOML, and what it then is.
 GIVEN: dict[str, tuple[str, str, object]] = {
     "bind": ("[::1]:9000", '"[::1]:9000"', "[::1]:9000"),
+    "admin_bind": ("127.0.0.1:9100", '"127.0.0.1:9100"', "127.0.0.1:9100"),
     "data_dir": ("/srv/data", '"/srv/data"', Path("/srv/data")),
     "name": ("edge 1", '"edge 1"', "edge 1"),
     "workers": ("3", "3", 3),
@@ -121,6 +123,7 @@ BAD: dict[str, list[object]] = {
         "::1:8080",
         "a..b:80",
     ],
+    "admin_bind": ["9100", "::1:9100"],
     "data_dir": ["", "a\nb", "\0", "~nobody-of-that-name/data", "\udcff"],
     "name": ["", "a\nb", "\x1b[31m", "n" * 254, "\u2028"],
     "workers": ["0", "-1", "1.5", "many", "513", "", True, 1.5],

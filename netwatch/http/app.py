@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 import falcon
@@ -11,6 +12,7 @@ from falcon.asgi import Request, Response
 
 from netwatch import log
 from netwatch.errors import ERRORS, Refused
+from netwatch.http.access import Guard
 from netwatch.http.health import Livez, Readyz, Version, Watched
 from netwatch.http.ingest import BrowserReports, Door, Reports, Storing
 from netwatch.http.metrics import Counting, Metrics
@@ -20,6 +22,9 @@ from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.settings import Settings
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 500: "internal"}
+
+
+App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
 
 class WorkerLink(Storing, Watched, Protocol):
@@ -32,18 +37,50 @@ def create_app(
     """The whole door as an ASGI application, which counts in ``meter`` and shows ``board``."""
     app = falcon.asgi.App(middleware=[*middleware, Counting(meter)])
     door = Door(link, settings, meter)
-    guard = door.access.admit
     app.add_route("/api/v1/reports", Reports(door))
     app.add_route("/api/v1/browser-reports", BrowserReports(door))
-    app.add_route("/openapi.json", OpenApi(settings, guard))
+    _add_health(app, link, settings, board, None if settings.admin_bind else door.access.admit)
+    return app
+
+
+def create_admin_app(
+    link: WorkerLink, settings: Settings, board: Board, meter: WorkerMeter
+) -> falcon.asgi.App[Any, Any]:
+    """What is served at the setting ``admin_bind``: health and details, to whoever can connect, and no reports."""
+    app = falcon.asgi.App(middleware=[Counting(meter)])
+    _add_health(app, link, settings, board, _let_in)
+    return app
+
+
+def split_app(public: App, admin: App, host: str, port: int) -> App:
+    """``admin`` for what came in at that address, ``public`` for the rest; two sockets never share an address."""
+    is_any_host = ipaddress.ip_address(host).is_unspecified
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        server = scope.get("server")
+        is_admin = server and server[1] == port and (is_any_host or server[0] == host)
+        await (admin if is_admin else public)(scope, receive, send)
+
+    return app
+
+
+def _let_in(_req: Request, _resp: Response) -> None:
+    """Who can connect may see this."""
+
+
+def _add_health(
+    app: falcon.asgi.App[Any, Any], link: WorkerLink, settings: Settings, board: Board, guard: Guard | None
+) -> None:
+    """Health for everybody, details for whom ``guard`` lets in, for nobody without one."""
     app.add_route("/livez", Livez())
     app.add_route("/readyz", Readyz(link, board, guard))
-    app.add_route("/metrics", Metrics(board, guard))
-    app.add_route("/version", Version(guard))
+    if guard:
+        app.add_route("/openapi.json", OpenApi(settings, guard))
+        app.add_route("/metrics", Metrics(board, guard))
+        app.add_route("/version", Version(guard))
     app.add_error_handler(Exception, _on_failure)
     app.add_error_handler(falcon.HTTPError, _on_http_error)
     app.add_error_handler(Refused, _on_refused)
-    return app
 
 
 async def _on_refused(_req: Request, resp: Response, error: Refused, _params: object) -> None:

@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import signal
+import socket
 import tempfile
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from gunicorn.workers.base import Worker as GunicornWorker
 from uvicorn_worker import UvicornWorker
 
 from netwatch import log, process
-from netwatch.http.app import create_app
+from netwatch.http.app import create_admin_app, create_app, split_app
 from netwatch.http.protocol import ANSWER_S, protocol_settings
 from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.queue import Link
@@ -54,16 +55,19 @@ class _LinkLifespan:
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
     """Gunicorn with our settings instead of its files and flags."""
 
-    def __init__(self, settings: Settings, listener_fd: int, queue_path: str, board: Board) -> None:
+    def __init__(
+        self, settings: Settings, listener_fd: int, queue_path: str, board: Board, admin_fd: int | None
+    ) -> None:
         self._settings = settings
         self._board = board
-        self._listener_fd = listener_fd
+        self._listener_fds = [listener_fd, *([] if admin_fd is None else [admin_fd])]
+        self._admin_address = None if admin_fd is None else _address_of(admin_fd)
         self._queue_path = queue_path
         super().__init__()
 
     def load_config(self) -> None:
         values = {
-            "bind": f"fd://{self._listener_fd}",
+            "bind": [f"fd://{fd}" for fd in self._listener_fds],
             "workers": self._settings.workers,
             "worker_class": f"{__name__}.Worker",
             "timeout": _WORKER_TIMEOUT_S,
@@ -95,7 +99,16 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
         meter = self._board.claim()
         if meter.number is None:
             log.error("no_slot", advice="this worker is missing in the metrics; restart the server")
-        return create_app(link, self._settings, self._board, meter, [_LinkLifespan(link, meter)])
+        app = create_app(link, self._settings, self._board, meter, [_LinkLifespan(link, meter)])
+        if not self._admin_address:
+            return app
+        return split_app(app, create_admin_app(link, self._settings, self._board, meter), *self._admin_address)
+
+
+def _address_of(fd: int) -> tuple[str, int]:
+    with socket.socket(fileno=os.dup(fd)) as listener:
+        host, port = listener.getsockname()[:2]
+        return host, port
 
 
 def _fork_without_losing_a_signal() -> None:
@@ -128,14 +141,14 @@ def _on_worker_start(master: Arbiter, _worker: GunicornWorker) -> None:
     log.info("worker_started")
 
 
-def run(settings: Settings, listener_fd: int, queue_path: str, board: Board) -> None:
+def run(settings: Settings, listener_fd: int, queue_path: str, board: Board, admin_fd: int | None = None) -> None:
     """Be Gunicorn's master for the listening HTTP socket ``listener_fd`` until SIGTERM. Ends in SystemExit.
 
-    Its workers count on ``board``.
+    Its workers count on ``board``. ``admin_fd`` is the listening socket of ``admin_bind``.
     """
     process.set_title("gunicorn")
     os.environ.pop("NOTIFY_SOCKET", None)  # it would say that it is ready before a worker is
     Worker.CONFIG_KWARGS = protocol_settings(settings)
     signal.set_wakeup_fd(-1)
     _fork_without_losing_a_signal()
-    _Gunicorn(settings, listener_fd, queue_path, board).run()
+    _Gunicorn(settings, listener_fd, queue_path, board, admin_fd).run()

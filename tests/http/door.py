@@ -20,8 +20,6 @@ PATH = "/api/v1/reports"
 REPORT = b'{"clientId":"c","hosts":[]}'
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
-BOARD = Board()
-"""What no process counts on."""
 
 
 def report(number: int) -> bytes:
@@ -79,8 +77,9 @@ class Door:
         self.link = FakeLink()
         given: dict[str, Any] = {"name": "host1", "workers": 1, **settings}
         self.settings = Settings(**given)
+        self.board = Board()
         self.meter = WorkerMeter()
-        self.app = create_app(self.link, self.settings, BOARD, self.meter)
+        self.app = create_app(self.link, self.settings, self.board, self.meter)
         self._client = falcon.testing.TestClient(self.app)
 
     def request(self, method: str, path: str, **options: Any) -> falcon.testing.Result:
