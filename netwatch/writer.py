@@ -198,7 +198,9 @@ def run(
         Window(settings.idempotency_window_s, settings.idempotency_keys),
         instance=instance,
         deaths=deaths,
-        retention=Retention(Files(root), max_days=settings.retention_days, max_bytes=settings.retention_bytes),
+        retention=Retention(
+            Files(root), max_days=settings.retention_days, max_bytes=settings.retention_bytes, meter=meter
+        ),
         compression_level=settings.compression_level,
         seal_bytes=settings.seal_bytes,
         seal_after_s=settings.seal_after_s,

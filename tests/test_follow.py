@@ -181,3 +181,23 @@ def test_after_the_newest_lines_comes_what_follows(disk: Disk) -> None:
     found += [*reader.new(), *reader.new()]
     reader.close()
     assert found == made_lines(3, 8).splitlines()
+
+
+def test_what_is_only_found_now_is_read_at_the_next_look(disk: Disk) -> None:
+    """A listing may have missed a file that comes before it."""
+    store = made_store(disk.files)
+    store.start(0.0)
+    store.commit([made_line(0)], 0.0)
+    tail = Tail(disk)
+    for number in range(1, 4):
+        store.seal("asked")
+        store.tend(0.0)
+        store.commit([made_line(number)], 0.0)
+    (second,) = disk.root.glob("reports/*/*-000002.jsonl.zst")
+    second.rename(disk.root / "missed")
+    tail.look()
+    (disk.root / "missed").rename(second)
+    tail.look()
+    tail.look()
+    assert tail.lines == made_lines(0, 4).splitlines()
+    tail.reader.close()

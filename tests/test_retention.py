@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from netwatch.cli import main
+from netwatch.metrics import table
+from netwatch.metrics.board import Meter
 from netwatch.storage.files import Files
 from netwatch.storage.layout import SegmentId
 from netwatch.storage.retention import Retention
@@ -42,15 +44,22 @@ def left(data: Path) -> list[str]:
     return [path.name[16:21] for path in sealed_files(data) if path.name.startswith("reports-")]
 
 
-def swept(data: Path, max_days: float | None = None, max_bytes: int | None = None) -> Retention:
-    """A retention that has swept once."""
+def swept(data: Path, max_days: float | None = None, max_bytes: int | None = None) -> Meter:
+    """What a retention has counted that has swept once."""
+    meter = Meter()
     root = os.open(data, os.O_RDONLY)
     try:
-        retention = Retention(Files(root), max_days=max_days, max_bytes=max_bytes, wall=lambda: NOW_S)
+        retention = Retention(Files(root), max_days=max_days, max_bytes=max_bytes, meter=meter, wall=lambda: NOW_S)
         sweep(retention, 1000.0)
     finally:
         os.close(root)
-    return retention
+    return meter
+
+
+def counted(meter: Meter) -> tuple[int, int, int]:
+    """How many files went by their age and by their size, and their bytes."""
+    pruned = [meter.cells[table.PRUNED.first + table.PRUNED.series[(reason,)]] for reason in ("age", "size")]
+    return pruned[0], pruned[1], meter.cells[table.PRUNED_BYTES.first]
 
 
 def sweep(retention: Retention, now_s: float) -> None:
@@ -66,14 +75,14 @@ def test_without_a_setting_nothing_is_ever_due(data: Path) -> None:
 
 
 def test_what_is_older_goes_and_empty_days_with_it(data: Path) -> None:
-    retention = swept(data, max_days=1)
+    meter = swept(data, max_days=1)
     assert left(data) == ["22T00", "22T06", "22T12", "22T18"]
     assert [path.name for path in (data / "reports").iterdir()] == ["date=2026-11-22"]
-    assert (retention.pruned_files_total, retention.pruned_bytes_total) == (12, 12 * FILE_BYTES)
+    assert counted(meter) == (12, 0, 12 * FILE_BYTES)
 
 
 def test_the_oldest_go_until_the_rest_is_small_enough(data: Path) -> None:
-    swept(data, max_bytes=5 * FILE_BYTES)
+    assert counted(swept(data, max_bytes=5 * FILE_BYTES)) == (0, 11, 11 * FILE_BYTES)
     assert left(data) == ["21T18", "22T00", "22T06", "22T12", "22T18"]
     swept(data, max_bytes=5 * FILE_BYTES - 1)
     assert left(data) == ["22T00", "22T06", "22T12", "22T18"]
@@ -183,7 +192,8 @@ def test_the_writer_prunes_between_its_commits(tmp_path: Path) -> None:
     data.mkdir()
     root = os.open(data, os.O_RDONLY)
     files = Files(root)
-    retention = Retention(files, max_days=None, max_bytes=0)
+    meter = Meter()
+    retention = Retention(files, max_days=None, max_bytes=0, meter=meter)
     store = made_store(files, retention=retention)
     store.start(0.0)
     for number in range(6):
@@ -192,7 +202,7 @@ def test_the_writer_prunes_between_its_commits(tmp_path: Path) -> None:
         store.tend(float(number))
     assert store.due_in_s(10.0) <= 60.0
     now_s = 100.0
-    while retention.pruned_files_total < 5:
+    while counted(meter)[1] < 5:
         now_s += 1
         store.tend(now_s)
         assert now_s < 200

@@ -16,7 +16,7 @@ from netwatch import queue, reports
 from netwatch.errors import StartError
 from netwatch.settings import FIELDS, KIB, MIB, Settings, flag, load, split_address, variable
 
-DEFAULTS = {
+DEFAULTS: dict[str, object] = {
     "bind": "127.0.0.1:8080",
     "admin_bind": None,
     "data_dir": Path("data"),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from netwatch.commands.scrape import Look
 
 MIB: Final = 1024 * 1024
+GIB: Final = 1024 * MIB
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +104,11 @@ def _rows(server: str, before: Look, now: Look, *, is_coloured: bool) -> Iterato
         + (f"; compressed {lines_bytes / file_bytes:.1f} times" if file_bytes else ""),
     )
     free_bytes, reserve_bytes = total("disk_free_bytes"), total("disk_reserve_bytes")
-    yield row("disk", f"{_mib(free_bytes)} free, reserve {_mib(reserve_bytes)}", is_bad=free_bytes < reserve_bytes)
+    yield row(
+        "disk",
+        f"{free_bytes / GIB:,.1f} GiB free, reserve {reserve_bytes / GIB:,.1f} GiB",
+        is_bad=free_bytes < reserve_bytes,
+    )
     quarantine = total("quarantine_files")
     yield row("quarantine", f"{quarantine:.0f} files", is_bad=quarantine > 0)
     errors = {key: count for key, count in now.by("requests_total", "status", "code").items() if key[0][:1] in "45"}

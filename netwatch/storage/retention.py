@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from netwatch import log
+from netwatch.metrics import table
+from netwatch.metrics.board import Meter
 from netwatch.storage import layout
 from netwatch.storage.files import Files
 
@@ -124,10 +126,15 @@ class Retention:
     """Keeps the sealed files within an age and a size while a server runs: :meth:`tend` it, whenever it is due."""
 
     def __init__(
-        self, files: Files, *, max_days: float | None, max_bytes: int | None, wall: Callable[[], float] = time.time
+        self,
+        files: Files,
+        *,
+        max_days: float | None,
+        max_bytes: int | None,
+        meter: Meter | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self.pruned_files_total = 0
-        self.pruned_bytes_total = 0
+        self._meter = meter or Meter()
         self.due_at_s = 0.0 if max_days is not None or max_bytes is not None else float("inf")
         """When (monotonic) there is something to do."""
         self._files = files
@@ -148,8 +155,8 @@ class Retention:
             self._expired = self._expired or self._started(now_s)
             for expired in self._expired:
                 if expired and delete(self._files, expired):
-                    self.pruned_files_total += 1
-                    self.pruned_bytes_total += expired.bytes
+                    self._meter.add(table.PRUNED, labels=(expired.reason,))
+                    self._meter.add(table.PRUNED_BYTES, expired.bytes)
                     self._pruned.append(expired)
                 if time.monotonic() >= until_s:
                     self.due_at_s = now_s + _STEP_EVERY_S
