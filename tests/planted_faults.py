@@ -61,8 +61,8 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
         "storage/store.py",
         '        except OSError as error:\n            log.error(\n                "recovery_failed"',
         (
-            "        except OSError as error:\n            self._files.delete(leftover.id.open_path)\n            self._leftovers.remove(leftover)\n            log.error(\n"
-            '                "recovery_failed"'
+            "        except OSError as error:\n            self._files.delete(leftover.id.open_path)\n"
+            '            self._leftovers.remove(leftover)\n            log.error(\n                "recovery_failed"'
         ),
         ["faults/test_sweeps.py::test_row_09_row_10_a_system_call_that_fails_once[EIO-8-second_life]"],
     ),

@@ -88,7 +88,7 @@ def test_row_15_the_clock_jumps_an_hour_back_and_a_day_ahead(
 
 
 def test_row_15_many_seals_in_one_millisecond(make_server: Serve, clock: SetClock, tmp_path: Path) -> None:
-    """With the clock standing still, also over a restart of the writer: every file has a name of its own, every line an id."""
+    """With the clock standing still, also over a restart of the writer, no name is used twice, and no id."""
     server = start(make_server, tmp_path, "--seal-after-s", "600")
     clock(f"at {STOPPED_NS}")
     for number in range(30):
