@@ -26,6 +26,8 @@ from typing import Final
 
 from netwatch import log, process, writer
 from netwatch.errors import StartError
+from netwatch.metrics import table
+from netwatch.metrics.board import Board
 from netwatch.settings import Settings, split_address
 from netwatch.storage.files import file_system, open_data_directory
 from netwatch.storage.layout import new_instance
@@ -160,6 +162,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, http: socket.socket, queue: socket.socket, root: int) -> None:
         self._settings = settings
+        self._board = Board()
         self._http = http
         self._queue = queue
         self._root = root
@@ -194,7 +197,7 @@ class Supervisor:
     def _start_what_is_due(self, now_s: float) -> None:
         if not self._writer.is_running and (self._is_draining or now_s >= self._writer.start_at_s):
             self._instance = new_instance()
-            self._writer.start()
+            self._start(self._writer)
         if self._is_draining:
             if self._is_writer_ready and not self._gunicorn.is_running:
                 self._writer.signal(signal.SIGTERM)
@@ -204,7 +207,11 @@ class Supervisor:
                 self._gunicorn.signal(signal.SIGKILL)
                 self._writer.signal(signal.SIGKILL)
         elif self._is_writer_ready and not self._gunicorn.is_running and now_s >= self._gunicorn.start_at_s:
-            self._gunicorn.start()
+            self._start(self._gunicorn)
+
+    def _start(self, child: _Child) -> None:
+        self._board.supervisor.add(table.STARTS, labels=(child.name,))
+        child.start()
 
     def _wait(self, wakeup: int) -> None:
         """Wait for a child's death or news, a signal, or the time to start or kill one; take what came."""
@@ -249,6 +256,7 @@ class Supervisor:
             self._drain()
             self._is_done = child is self._writer
         else:
+            self._board.supervisor.add(table.DEATHS, labels=(child.name,))
             log.warning("child_died", child=child.name, exit_code=code)
 
     def _drain(self) -> None:
@@ -263,7 +271,8 @@ class Supervisor:
     def _be_writer(self, notify: Callable[[str], None]) -> None:
         supervisor_pid = os.getppid()
         self._http.close()
-        is_clean = writer.run(self._settings, self._root, self._queue, notify, self._instance, self._deaths)
+        meter = self._board.writer
+        is_clean = writer.run(self._settings, self._root, self._queue, notify, self._instance, self._deaths, meter)
         if os.getppid() != supervisor_pid:  # it was killed, so nobody else tidies up
             shutil.rmtree(os.path.dirname(self._queue.getsockname()), ignore_errors=True)
         sys.exit(0 if is_clean else 1)
@@ -274,7 +283,7 @@ class Supervisor:
         path = self._queue.getsockname()
         self._queue.close()  # or its workers would wait for ever for a writer that nobody starts
         os.close(self._root)
-        worker.run(self._settings, self._http.detach(), path)
+        worker.run(self._settings, self._http.detach(), path, self._board)
 
 
 def serve(settings: Settings) -> int:

@@ -70,6 +70,19 @@ def _seconds(value: object) -> float:
     return seconds
 
 
+def _days(value: object) -> float | None:
+    if value in ("", "none"):
+        return None
+    try:
+        return _seconds(value)
+    except ValueError:
+        raise ValueError("give a number of days, or none") from None
+
+
+def _size_or_none(value: object) -> int | None:
+    return None if value in ("", "none") else _size(value)
+
+
 def _path(value: object) -> Path:
     try:
         return Path(_text(value)).expanduser()
@@ -257,6 +270,12 @@ class Settings:
     )
     tls_key: Path | None = _setting(None, _file, "the certificate's private key (PEM); by default none")
     min_free_bytes: int = _setting(256 * MIB, _size, "refuse reports when the disk has less free than this", low=0)
+    retention_days: float | None = _setting(
+        None, _days, "delete sealed files older than this many days; by default none", low=1 / 24
+    )
+    retention_bytes: int | None = _setting(
+        None, _size_or_none, "delete the oldest sealed files past this many bytes; by default none", low=MIB
+    )
 
     @property
     def worker_in_flight_bytes(self) -> int:
@@ -354,7 +373,9 @@ def _parsed(name: str, value: object, origin: str) -> Any:
     try:
         parsed = metadata["parse"](value)
         low, high = metadata["low"], metadata["high"]
-        text = _size_text if metadata["parse"] is _size else str
+        text = _size_text if metadata["parse"] in (_size, _size_or_none) else str
+        if parsed is None:
+            return None
         if low is not None and parsed < low:
             raise ValueError(f"give at least {text(low)}")
         if high is not None and parsed > high:

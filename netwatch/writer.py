@@ -14,10 +14,13 @@ from typing import Final
 
 from netwatch import log, process
 from netwatch.errors import Overloaded, StartError
+from netwatch.metrics import table
+from netwatch.metrics.board import Meter
 from netwatch.queue import STORED, Batch, Inbox, Stored
 from netwatch.reports import ID
 from netwatch.settings import Settings
 from netwatch.storage.files import Files
+from netwatch.storage.retention import DAY_S, Retention
 from netwatch.storage.store import RESEND_S, Store
 from netwatch.storage.window import Window
 
@@ -29,9 +32,18 @@ REFUSAL_LASTS_S: Final = 5.0
 class Writer:
     """Commits what ``inbox`` holds to ``store`` until it is drained. ``on_link`` is called at the first link."""
 
-    def __init__(self, inbox: Inbox, store: Store, *, drain_s: float, on_link: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        store: Store,
+        *,
+        drain_s: float,
+        on_link: Callable[[], None],
+        meter: Meter | None = None,
+    ) -> None:
         self._inbox = inbox
         self._store = store
+        self._meter = meter or Meter()
         self._drain_s = drain_s
         self._on_link: Callable[[], None] | None = on_link
         self._stop_at_s: float | None = None
@@ -93,15 +105,26 @@ class Writer:
         if any(lines):
             try:
                 self._store.commit(lines, now_s)
+                self._count_commit(group, lines)
                 self._refusal = STORED
             except Overloaded as error:
                 outcome = error.code
+                self._meter.add(table.COMMIT_ERRORS, labels=(outcome,))
                 if error.__cause__:  # the disk failed: only another try can tell how it is now
-                    self._refusal, self._refused_at_s = error.code, now_s
+                    self._refusal = "disk_error" if outcome == "unknown" else outcome
+                    self._refused_at_s = now_s
         if outcome == STORED:
             self._store.window.claim(claims, now_s)
         for batch, results in answers:
             self._inbox.answer(batch, outcome, results)
+
+    def _count_commit(self, group: list[Batch], lines: list[bytes | bytearray]) -> None:
+        meter = self._meter
+        meter.add(table.COMMITS)
+        meter.observe(table.COMMIT_BATCHES, len(group))
+        meter.observe(table.COMMIT_LINES, sum(some.count(b"\n") for some in lines))
+        meter.observe(table.COMMIT_BYTES, sum(map(len, lines)))
+        meter.set(table.LAST_COMMIT_AT, time.time_ns())
 
     def _new(
         self, batch: Batch, claims: dict[bytes, str], now_s: float
@@ -147,6 +170,8 @@ class Writer:
         except Overloaded as error:
             outlook = error.code
         self._inbox.heartbeat(outlook)
+        self._store.take_stock()
+        self._meter.set(table.SIGN_OF_LIFE_AT, time.time_ns())
 
 
 def run(
@@ -156,18 +181,22 @@ def run(
     notify: Callable[[str], None],
     instance: str,
     deaths: Mapping[str, float],
+    meter: Meter,
 ) -> bool:
     """Be the writer of the data directory open as ``root``, for the links that come in on ``listener``.
 
-    ``instance`` names this process in its files; ``deaths`` says when (monotonic) the writers before it died.
+    ``instance`` names this process in its files; ``deaths`` says when (monotonic) the writers before it died;
+    ``meter`` is what it counts in.
 
     Calls ``notify("recovered")`` when it takes batches and ``notify("linked")`` at the first link. SIGTERM drains,
     SIGUSR1 seals. Returns whether everything was sealed. Raises :class:`StartError` when it cannot start.
     """
     process.set_title("writer")
     os.umask(0o027)
+    files = Files(root, meter)
+    days = settings.retention_days
     store = Store(
-        Files(root),
+        files,
         Window(settings.idempotency_window_s, settings.idempotency_keys),
         instance=instance,
         deaths=deaths,
@@ -176,13 +205,17 @@ def run(
         seal_after_s=settings.seal_after_s,
         min_free_bytes=settings.min_free_bytes,
         is_synced=settings.durability == "synced",
+        retention=Retention(
+            files, max_age_s=None if days is None else days * DAY_S, max_bytes=settings.retention_bytes
+        ),
+        meter=meter,
     )
     wakeup, signalled = os.pipe()
     os.set_blocking(signalled, False)
     os.set_blocking(wakeup, False)
     listener.setblocking(False)
     inbox = Inbox(listener, wakeup, max_batch_bytes=settings.max_batch_bytes, group_bytes=settings.commit_bytes)
-    writer = Writer(inbox, store, drain_s=settings.drain_timeout_s + 4, on_link=lambda: notify("linked"))
+    writer = Writer(inbox, store, drain_s=settings.drain_timeout_s + 4, on_link=lambda: notify("linked"), meter=meter)
     signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: writer.drain())
     signal.signal(signal.SIGUSR1, lambda *_: writer.seal())

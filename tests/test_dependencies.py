@@ -22,7 +22,8 @@ import msgspec
 import pytest
 import uvicorn
 import zstandard
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn_worker import UvicornWorker
 
 # Gunicorn
@@ -245,8 +246,8 @@ def test_the_worker_class_takes_uvicorns_settings_from_a_class_attribute() -> No
 
 def test_uvicorns_protocol_has_the_hooks_that_ours_overrides_and_calls() -> None:
     for hook in (
-        *("connection_made", "connection_lost", "data_received", "shutdown", "_unset_keepalive_if_required"),
-        *("on_message_begin", "on_headers_complete", "on_body", "on_message_complete"),
+        *("connection_made", "connection_lost", "data_received", "eof_received", "shutdown", "pause_writing"),
+        *("on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body", "on_message_complete"),
     ):
         assert callable(getattr(HttpToolsProtocol, hook))
 
@@ -268,7 +269,9 @@ def test_uvicorns_protocol_has_the_attributes_that_ours_reads() -> None:
         assert protocol.config.timeout_graceful_shutdown == 5
         assert protocol.loop is asyncio.get_running_loop()
         assert vars(protocol)["cycle"] is None
-        assert not protocol.pipeline
+        assert protocol.app is config.loaded_app
+        assert protocol.connections is protocol.server_state.connections
+        assert protocol.tasks is protocol.server_state.tasks
         assert isinstance(protocol.parser, httptools.HttpRequestParser)
         assert protocol.server_state.default_headers == []
         assert protocol.ws_protocol_class is None
@@ -288,9 +291,24 @@ def test_uvicorn_gives_each_request_a_copy_of_the_state_when_it_begins() -> None
     asyncio.run(scenario())
 
 
-def test_uvicorns_cycle_has_what_ours_reads_and_sets() -> None:
-    names = RequestResponseCycle.__init__.__code__.co_names
-    assert {"keep_alive", "response_complete", "more_body"} <= set(names)
+def test_uvicorn_says_what_it_read_of_a_request() -> None:
+    async def scenario() -> None:
+        protocol, _ = make_protocol()
+        protocol.on_message_begin()
+        protocol.on_url(b"/a")
+        protocol.on_url(b"?b=c")
+        protocol.on_header(b"Expect", b"100-continue")
+        assert protocol.url == b"/a?b=c"
+        assert protocol.headers == [(b"expect", b"100-continue")]
+        assert protocol.expect_100_continue
+
+    asyncio.run(scenario())
+
+
+def test_uvicorns_flow_control_has_what_our_cycle_calls() -> None:
+    for name in ("drain", "pause_reading", "resume_reading", "pause_writing", "resume_writing"):
+        assert callable(getattr(FlowControl, name))
+    assert STATUS_LINE[503] == b"HTTP/1.1 503 Service Unavailable\r\n"
 
 
 class Recorder:

@@ -50,6 +50,8 @@ DEFAULTS = {
     "tls_certificate": None,
     "tls_key": None,
     "min_free_bytes": 256 * MIB,
+    "retention_days": None,
+    "retention_bytes": None,
 }
 """The design's list, whole."""
 
@@ -97,6 +99,8 @@ GIVEN: dict[str, tuple[str, str, object]] = {
     "tls_certificate": (str(CERTIFICATE), f'"{CERTIFICATE}"', CERTIFICATE),
     "tls_key": (str(CERTIFICATE), f'"{CERTIFICATE}"', CERTIFICATE),
     "min_free_bytes": ("0", "0", 0),
+    "retention_days": ("30", "30", 30.0),
+    "retention_bytes": ("100GiB", '"100GiB"', 100 * 1024 * MIB),
 }
 NEEDED: dict[str, dict[str, object]] = {
     "tls_certificate": {"tls_key": str(CERTIFICATE)},
@@ -171,6 +175,8 @@ BAD: dict[str, list[object]] = {
     "tls_certificate": ["a\nb", True],
     "tls_key": ["a\nb", True],
     "min_free_bytes": ["-1"],
+    "retention_days": ["0", "-1", "30d", True],
+    "retention_bytes": ["0", "1023", "-1", "many"],
 }
 
 
@@ -210,7 +216,7 @@ def test_each_setting_is_a_flag_a_variable_and_a_member_of_the_file(name: str, c
         load(needed, {}, config),
     ):
         assert getattr(settings, name) == value
-        assert type(getattr(settings, name)) is type(DEFAULTS[name]) or isinstance(value, Path)
+        assert type(getattr(settings, name)) is type(value)
         others = set(FIELDS) - {name} - set(needed)
         assert all(getattr(settings, other) == DEFAULTS[other] for other in others)
 

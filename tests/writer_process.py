@@ -27,6 +27,7 @@ import json, os, socket, sys
 from pathlib import Path
 from netwatch import writer
 from netwatch.errors import StartError
+from netwatch.metrics.board import Meter
 from netwatch.settings import Settings
 from netwatch.storage.files import open_data_directory
 from netwatch.storage.layout import new_instance
@@ -43,6 +44,7 @@ try:
         lambda word: os.write(int(news), word.encode() + b"\\n"),
         new_instance(),
         {},
+        Meter(),
     )
 except StartError as error:
     print(f"netwatch: {error}", file=sys.stderr)

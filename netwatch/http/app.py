@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import falcon
@@ -10,10 +11,12 @@ from falcon.asgi import Request, Response
 
 from netwatch import log
 from netwatch.errors import ERRORS, Refused
-from netwatch.http.health import Livez, Readyz, Watched
+from netwatch.http.health import Livez, Readyz, Version, Watched
 from netwatch.http.ingest import BrowserReports, Door, Reports, Storing
+from netwatch.http.metrics import Counting, Metrics
 from netwatch.http.openapi import OpenApi
 from netwatch.http.problem import PROBLEM_TYPE, problem
+from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.settings import Settings
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 500: "internal"}
@@ -23,15 +26,20 @@ class WorkerLink(Storing, Watched, Protocol):
     """The link as the door sees it."""
 
 
-def create_app(link: WorkerLink, settings: Settings, middleware: Any = None) -> falcon.asgi.App[Any, Any]:
-    """The whole door as an ASGI application."""
-    app = falcon.asgi.App(middleware=middleware)
-    door = Door(link, settings)
+def create_app(
+    link: WorkerLink, settings: Settings, board: Board, meter: WorkerMeter, middleware: Iterable[Any] = ()
+) -> falcon.asgi.App[Any, Any]:
+    """The whole door as an ASGI application, which counts in ``meter`` and shows ``board``."""
+    app = falcon.asgi.App(middleware=[*middleware, Counting(meter)])
+    door = Door(link, settings, meter)
+    guard = door.access.admit
     app.add_route("/api/v1/reports", Reports(door))
     app.add_route("/api/v1/browser-reports", BrowserReports(door))
-    app.add_route("/openapi.json", OpenApi(settings))
+    app.add_route("/openapi.json", OpenApi(settings, guard))
     app.add_route("/livez", Livez())
-    app.add_route("/readyz", Readyz(link))
+    app.add_route("/readyz", Readyz(link, board, guard))
+    app.add_route("/metrics", Metrics(board, guard))
+    app.add_route("/version", Version(guard))
     app.add_error_handler(Exception, _on_failure)
     app.add_error_handler(falcon.HTTPError, _on_http_error)
     app.add_error_handler(Refused, _on_refused)
@@ -58,5 +66,6 @@ async def _on_failure(req: Request, resp: Response, error: Exception, _params: o
 
 def _answer(resp: Response, code: str, detail: str, members: dict[str, object] | None = None) -> None:
     resp.status = ERRORS[code][0]
+    resp.context.code = code
     resp.content_type = PROBLEM_TYPE
     resp.data = problem(code, detail, members)

@@ -7,13 +7,20 @@ pinned to its minor version, and tests/test_dependencies.py says so when one of 
 from __future__ import annotations
 
 import asyncio
+import functools
+import time
+import urllib.parse
+from collections import deque
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from netwatch.errors import ERRORS
+from netwatch.http.cycle import Cycle, head
+from netwatch.http.deadlines import NEVER, Deadlines, Due
+from netwatch.http.metrics import count_connections, count_refused
 from netwatch.http.problem import PROBLEM_TYPE, problem
 from netwatch.settings import Settings
 
@@ -34,21 +41,31 @@ class Protocol(HttpToolsProtocol):
 
     header_timeout_s: float
     body_timeout_s: float
+    idle_timeout_s: float
     max_connections: int
-    _deadline: asyncio.TimerHandle | None = None
+    deadlines: Deadlines
+    cycle: Cycle | None  # type: ignore[assignment]  # ours in place of uvicorn's
+    """The last request that came."""
+    due_s = NEVER
     _is_between = True
     """No request has begun that is not there whole."""
     _is_header_there = False
+    _is_body_due = False
     _is_offer = False
     _is_over = False
     _dry_bytes = 0
-    _started: RequestResponseCycle | None = None
-    """The request that is being answered; uvicorn's ``cycle`` is the last one that came."""
+    _waiting: deque[Cycle]
+    """Pipelined requests behind it, in order."""
+    _started: Cycle | None = None
+    """The request that is being answered."""
     _read_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(self.header_timeout_s, self._on_header_deadline)
+        self._waiting = deque()
+        self.deadlines.watch(self.loop, cast(set[Due], self.connections))
+        self.due_s = self.deadlines.now_s + self.header_timeout_s
+        count_connections(self.app_state, len(self.connections))
         if self.app_state.get("draining"):
             self.shutdown()
         if len(self.connections) > self.max_connections:
@@ -56,31 +73,35 @@ class Protocol(HttpToolsProtocol):
             self._answer_instead("too_many_connections", "Use fewer connections, or try again later.")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unset_deadline()
+        self.connections.discard(self)
         self._unset_read_deadline()
-        if self._started:
-            self._started.disconnected = True
-            self._started.message_event.set()
-        super().connection_lost(exc)
+        for cycle in (self._started, self.cycle):
+            if cycle:
+                cycle.disconnect()
+        self.flow.resume_writing()
+        if exc is None:
+            self.transport.close()
+        self.parser = None  # type: ignore[assignment]  # it refers to us
+        count_connections(self.app_state, len(self.connections))
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns None
         """The client sends no more; what it sent whole is still answered, except over TLS, which has no half."""
-        if not self._is_answering or self.scheme == "https":
+        cycle = self._answering
+        if not cycle or self.scheme == "https":
             return False
         self._is_over = True
-        self.cycle.keep_alive = False
+        cycle.keep_alive = False
         return True
 
     def data_received(self, data: bytes) -> None:
         """Parse it, in place of uvicorn's own method: that one loses the bodies of requests that offer an upgrade."""
         if self._is_over:
             return
-        self._unset_keepalive_if_required()
         self._dry_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
-            if self._is_answering:
+            if self._answering:
                 self._refuse("Wait for an answer before you offer another protocol.")
             else:
                 self._decline(data[offer.args[0] :])
@@ -90,59 +111,102 @@ class Protocol(HttpToolsProtocol):
             return
         if self._dry_bytes > MAX_HEADER_BYTES:
             self._refuse(f"Send a header of at most {MAX_HEADER_BYTES} bytes.")
-        elif not self._deadline and not self._is_answering and not self.transport.is_closing():
-            self._deadline = self.loop.call_later(self.header_timeout_s, self._on_header_deadline)
 
     def on_message_begin(self) -> None:
-        if len(self.pipeline) >= MAX_PIPELINED:
+        if len(self._waiting) >= MAX_PIPELINED:
             raise httptools.HttpParserError("too many requests at once")
         super().on_message_begin()
-        self._unset_deadline()
-        self._is_between = self._is_header_there = False
+        self.due_s = self.deadlines.now_s + self.header_timeout_s
+        self._is_between = self._is_header_there = self._is_body_due = False
 
     def on_headers_complete(self) -> None:
-        if self.parser.get_http_version() not in ("1.0", "1.1"):  # the parser lets 0.9 and 2.0 through
+        parser = self.parser
+        version = parser.get_http_version()
+        if version not in ("1.0", "1.1"):  # the parser lets 0.9 and 2.0 through
             raise httptools.HttpParserError("unknown version")
         self._dry_bytes = 0
-        self._is_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        method = parser.get_method()
+        self._is_offer = parser.should_upgrade() and method != b"CONNECT"
         if self._is_offer:
             return
-        super().on_headers_complete()
-        self.headers = []  # a trailer is none of the request's
         self._is_header_there = True
-        if self.app_state.get("draining"):
-            self.cycle.keep_alive = False
+        scope: dict[str, Any] = cast(dict[str, Any], self.scope)
+        scope["method"] = method.decode("ascii")
+        scope["http_version"] = version
+        scope["path"], scope["raw_path"], scope["query_string"] = _target(self.url)
+        self.headers = []  # a trailer is none of the request's
+        before, self.cycle = (
+            self.cycle,
+            Cycle(
+                scope,
+                self.transport,
+                self.flow,
+                self.server_state.default_headers,
+                self._on_answer,
+                keep_alive=version == "1.1" and parser.should_keep_alive() and not self.app_state.get("draining"),
+                expects_continue=self.expect_100_continue,
+            ),
+        )
+        if before is None or before.is_answered:
+            self._start(self.cycle)
+        else:
+            self.flow.pause_reading()
+            self._waiting.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._dry_bytes = 0
-        super().on_body(body)
+        if self.cycle and not self.cycle.is_answered:
+            self.cycle.take(body)
 
     def on_message_complete(self) -> None:
         if self._is_offer:
             return
         self._dry_bytes = 0
-        self._unset_deadline()
         self._is_between = True
-        self.scope["state"]["body_complete"] = True
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        if self.transport.get_write_buffer_size():
-            self._expect_reader()
-        super().on_response_complete()
+        self.scope["state"]["body_complete"] = time.monotonic_ns()
+        assert self.cycle
+        self.cycle.end()
+        self.due_s = self.deadlines.now_s + self.idle_timeout_s if self.cycle.is_answered else NEVER
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._expect_reader()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def _start(self, cycle: Cycle) -> None:
         self._started = cycle
-        super()._start_asgi_task(cycle, app)
+        cycle.task = self.loop.create_task(cycle.run(self.app, self.tasks))
+        self.tasks.add(cycle.task)
+
+    def _on_answer(self) -> None:
+        """The request in work was answered: on to the next, or wait for one."""
+        if self.transport.get_write_buffer_size():
+            self._expect_reader()
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self._waiting:
+            self._start(self._waiting.popleft())
+        elif self._is_between:
+            self.due_s = self.deadlines.now_s + self.idle_timeout_s
+
+    def on_due(self) -> None:
+        """Give up what has not come in time; a body's time counts from its header's deadline on."""
+        if self._is_over:
+            self.transport.abort()
+        elif self._is_between:
+            self.transport.close()
+        elif self._is_header_there and not self._is_body_due:
+            self._is_body_due = True
+            self.due_s += self.body_timeout_s
+            return
+        else:
+            self.transport.abort()
+        self.due_s = NEVER
 
     def shutdown(self) -> None:
         """Drain: answer what is there or comes soon, with ``connection: close``, and cut off what is too slow."""
         self.app_state["draining"] = True
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None or self.cycle.is_answered:
             self.loop.call_later(DRAIN_IDLE_S, self._close_if_idle)
         else:
             self.cycle.keep_alive = False
@@ -150,9 +214,9 @@ class Protocol(HttpToolsProtocol):
         self.loop.call_later(max(limit_s - ANSWER_S, 0.0), self._cut_off)
 
     @property
-    def _is_answering(self) -> bool:
-        """Whether the last request is there whole and waits for its answer."""
-        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+    def _answering(self) -> Cycle | None:
+        """The last request, if it is there whole and waits for its answer."""
+        return self.cycle if self.cycle and self.cycle.is_whole and not self.cycle.is_answered else None
 
     def _decline(self, rest: bytes) -> None:
         """Take a request that offers another protocol (Java's HTTP client offers h2c) as if it did not.
@@ -170,12 +234,12 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, detail: str) -> None:
         """Answer 400 and close; but what came whole before is answered first, for it may have been stored."""
         self._is_over = True
-        self._unset_deadline()
-        if self._is_answering:
-            self.cycle.keep_alive = False
-        elif self.pipeline:  # those before the broken one are whole
-            self.pipeline.popleft()
-            if before := self.pipeline[0][0] if self.pipeline else self._started:
+        self.due_s = NEVER
+        if cycle := self._answering:
+            cycle.keep_alive = False
+        elif self._waiting:  # those before the broken one are whole
+            self._waiting.pop()
+            if before := self._waiting[-1] if self._waiting else self._started:
                 self.cycle = before
                 self.cycle.keep_alive = False
         else:
@@ -184,31 +248,28 @@ class Protocol(HttpToolsProtocol):
     def _answer_instead(self, code: str, detail: str) -> None:
         """Answer the connection, where there is no request to answer, and close it."""
         status, _ = ERRORS[code]
+        count_refused(self.app_state, status, code)
         body = problem(code, detail)
-        headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", b"%d" % len(body))]
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", PROBLEM_TYPE.encode()),
+            (b"content-length", b"%d" % len(body)),
+        ]
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers.append((b"retry-after", b"1"))
-        lines = [b"%b: %b\r\n" % header for header in [*self.server_state.default_headers, *headers]]
-        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"connection: close\r\n\r\n", body]))
+        self.transport.write(head(status, headers, is_last=True) + body)
         if len(self.connections) > 2 * self.max_connections or not self.transport.can_write_eof():
             self.transport.close()
             return
         self.transport.write_eof()
-        self._unset_deadline()
-        self._deadline = self.loop.call_later(LINGER_S, self.transport.abort)
+        self.due_s = self.deadlines.now_s + LINGER_S
 
     def _close_if_idle(self) -> None:
-        if self._is_between and (self.cycle is None or self.cycle.response_complete):
+        if self._is_between and (self.cycle is None or self.cycle.is_answered):
             self.transport.close()
 
     def _cut_off(self) -> None:
-        if not self._is_between and not self._is_answering and not self.pipeline:
-            self.transport.abort()
-
-    def _on_header_deadline(self) -> None:
-        if self._is_header_there:
-            self._deadline = self.loop.call_later(self.body_timeout_s, self.transport.abort)
-        else:
+        if not self._is_between and not self._answering and not self._waiting:
             self.transport.abort()
 
     def _expect_reader(self) -> None:
@@ -225,10 +286,12 @@ class Protocol(HttpToolsProtocol):
             self._read_deadline.cancel()
             self._read_deadline = None
 
-    def _unset_deadline(self) -> None:
-        if self._deadline:
-            self._deadline.cancel()
-            self._deadline = None
+
+@functools.lru_cache(maxsize=64)
+def _target(url: bytes) -> tuple[str, bytes, bytes]:
+    """A request target as the ASGI scope has it: path, raw path, query; raises HttpParserInvalidURLError."""
+    parsed = httptools.parse_url(url)
+    return urllib.parse.unquote(parsed.path.decode("ascii")), parsed.path, parsed.query or b""
 
 
 def protocol_settings(settings: Settings) -> dict[str, Any]:
@@ -237,6 +300,8 @@ def protocol_settings(settings: Settings) -> dict[str, Any]:
     class Configured(Protocol):
         header_timeout_s = settings.header_timeout_s
         body_timeout_s = settings.body_timeout_s
+        idle_timeout_s = settings.idle_timeout_s
+        deadlines = Deadlines()
         max_connections = max(settings.max_connections // settings.workers, 1)
 
     return {
@@ -247,6 +312,5 @@ def protocol_settings(settings: Settings) -> dict[str, Any]:
         "access_log": False,
         "proxy_headers": False,
         "server_header": False,
-        "timeout_keep_alive": settings.idle_timeout_s,
         "timeout_graceful_shutdown": settings.drain_timeout_s + ANSWER_S,
     }

@@ -15,8 +15,12 @@ class Turn:
     def __init__(self) -> None:
         self._ends_s = time.monotonic() + _TURN_S
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has lasted long enough: then :meth:`give_way`."""
+        return time.monotonic() > self._ends_s
+
     async def give_way(self) -> None:
-        """Let others run, if this turn has lasted long enough."""
-        if time.monotonic() > self._ends_s:
-            await asyncio.sleep(0)
-            self._ends_s = time.monotonic() + _TURN_S
+        """Let others run, and begin a new turn."""
+        await asyncio.sleep(0)
+        self._ends_s = time.monotonic() + _TURN_S

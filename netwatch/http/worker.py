@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -16,6 +17,7 @@ from uvicorn_worker import UvicornWorker
 from netwatch import log, process
 from netwatch.http.app import create_app
 from netwatch.http.protocol import ANSWER_S, protocol_settings
+from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.queue import Link
 from netwatch.settings import Settings
 
@@ -30,12 +32,19 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no type
 
 
 class _LinkLifespan:
-    """Opens the link when the worker's loop runs, and closes it when the last request was answered."""
+    """Opens the link when the worker's loop runs, and closes it when the last request was answered.
 
-    def __init__(self, link: Link) -> None:
+    Lets the protocol know in what it counts.
+    """
+
+    def __init__(self, link: Link, meter: WorkerMeter) -> None:
         self._link = link
+        self._meter = meter
 
-    async def process_startup(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
+    async def process_startup(self, scope: dict[str, Any], _event: dict[str, Any]) -> None:
+        gc.collect()
+        gc.freeze()  # what is here by now stays: each later collection would look through all of it for nothing
+        scope["state"]["meter"] = self._meter
         self._link.open()
 
     async def process_shutdown(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
@@ -45,8 +54,9 @@ class _LinkLifespan:
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
     """Gunicorn with our settings instead of its files and flags."""
 
-    def __init__(self, settings: Settings, listener_fd: int, queue_path: str) -> None:
+    def __init__(self, settings: Settings, listener_fd: int, queue_path: str, board: Board) -> None:
         self._settings = settings
+        self._board = board
         self._listener_fd = listener_fd
         self._queue_path = queue_path
         super().__init__()
@@ -82,7 +92,10 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
         link = Link(
             self._queue_path, batch_bytes=self._settings.commit_bytes, ack_timeout_s=self._settings.ack_timeout_s
         )
-        return create_app(link, self._settings, middleware=[_LinkLifespan(link)])
+        meter = self._board.claim()
+        if meter.number is None:
+            log.error("no_slot", advice="this worker is missing in the metrics; restart the server")
+        return create_app(link, self._settings, self._board, meter, [_LinkLifespan(link, meter)])
 
 
 def _fork_without_losing_a_signal() -> None:
@@ -115,11 +128,14 @@ def _on_worker_start(master: Arbiter, _worker: GunicornWorker) -> None:
     log.info("worker_started")
 
 
-def run(settings: Settings, listener_fd: int, queue_path: str) -> None:
-    """Be Gunicorn's master for the listening HTTP socket ``listener_fd`` until SIGTERM. Ends in SystemExit."""
+def run(settings: Settings, listener_fd: int, queue_path: str, board: Board) -> None:
+    """Be Gunicorn's master for the listening HTTP socket ``listener_fd`` until SIGTERM. Ends in SystemExit.
+
+    Its workers count on ``board``.
+    """
     process.set_title("gunicorn")
     os.environ.pop("NOTIFY_SOCKET", None)  # it would say that it is ready before a worker is
     Worker.CONFIG_KWARGS = protocol_settings(settings)
     signal.set_wakeup_fd(-1)
     _fork_without_losing_a_signal()
-    _Gunicorn(settings, listener_fd, queue_path).run()
+    _Gunicorn(settings, listener_fd, queue_path, board).run()

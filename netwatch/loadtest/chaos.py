@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
+from netwatch.loadtest.command import DEADLY
+
 T = TypeVar("T")
 
-TARGETS = ("worker", "writer", "gunicorn", "supervisor", "all", "stop")
 READY_TIMEOUT_S = 20.0  # a new server may wait 10 s for the port
 ROLE_TIMEOUT_S = 5.0
 ORPHAN_TIMEOUT_S = 10.0
@@ -169,6 +170,11 @@ class Server:
         self._process.wait()
         return below
 
+    def reload(self) -> None:
+        """HUP to the supervisor; what comes of it, the clients and the next look at the server see."""
+        if not self.ended():
+            os.kill(self.pid, signal.SIGHUP)
+
     def stop(self) -> None:
         """TERM; it must exit with 0 in time, leave no process behind and nothing open."""
         if self._process is None:
@@ -235,7 +241,7 @@ class Storm:
         while self.kills.total() < self._kills_total and not self._over.wait(max(0.0, next_s - time.monotonic())):
             next_s = time.monotonic() + self._every_s  # never sooner after a late one, which would meet a backoff
             if self._server.wait_ready():
-                self.strike(self._rng.choice(TARGETS) if self._kind == "mix" else self._kind)
+                self.strike(self._rng.choice(DEADLY) if self._kind == "mix" else self._kind)
             else:
                 self._server.kill_all()
                 self._server.start()
@@ -247,6 +253,8 @@ class Storm:
         if target == "stop":
             server.stop()
             server.start()
+        elif target == "reload":
+            server.reload()
         elif target in ("all", "supervisor"):
             left = server.kill_all() if target == "all" else server.kill_supervisor()
             server.start()

@@ -1,191 +1,150 @@
-"""Keep-alive clients that post a run's reports one request after another, and write down every answer.
+"""Clients that post a run's reports one request after another, and write down every answer.
 
-No request is ever sent again: after a connection broke, the client goes on with a new one and new reports, so that
-whatever is stored can be explained by exactly one request.
+Without keys no request is ever sent again: after a connection broke, the client goes on with a new one and new reports,
+so that whatever is stored can be explained by exactly one request. With keys a request whose answer was lost, or which
+was put off (503, 429), is sent again under its key until an answer tells, and must be stored once all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import time
-from array import array
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import NamedTuple, TextIO, cast
-from urllib.parse import urlsplit
+from typing import TextIO
 
-from netwatch.loadtest.ledger import Ledger, fate_of
-from netwatch.loadtest.reports import Reports
+from netwatch.loadtest.answers import Answer, accepted
+from netwatch.loadtest.connection import Closed, Connection
+from netwatch.loadtest.ledger import Fate, Ledger, fate_of
+from netwatch.loadtest.pace import Pace
+from netwatch.loadtest.requests import Address, Request, Requests
+from netwatch.loadtest.tally import Outcome, Tally
 
 ANSWER_TIMEOUT_S = 10.0
 REFUSED_PAUSE_S = 0.02
-
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
-_CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
-_RETRY_AFTER = re.compile(rb"\r\nretry-after: *\d+\r\n", re.IGNORECASE)
-
-
-class Answer(NamedTuple):
-    status: int
-    head: bytes
-    body: bytes
-
-
-class Closed(Exception):
-    """The connection ended before the answer was whole; `begun` says that some of it had come."""
-
-    def __init__(self, begun: bool) -> None:
-        super().__init__("cut" if begun else "closed")
-        self.begun = begun
-
-
-def parse_answer(data: bytes | bytearray) -> Answer | None:
-    """The answer that `data` is, None while it is incomplete; ValueError when it is no answer or more than one."""
-    end = data.find(b"\r\n\r\n")
-    if end < 0:
-        return None
-    head = bytes(data[: end + 2])
-    length = _LENGTH.search(head)
-    if not head.startswith(b"HTTP/1.1 ") or length is None:
-        raise ValueError(f"no answer with a Content-Length: {head[:80]!r}")
-    whole = end + 4 + int(length[1])
-    if len(data) < whole:
-        return None
-    if len(data) > whole:
-        raise ValueError(f"{len(data) - whole} bytes after an answer")
-    return Answer(int(head[9:12]), head, bytes(data[end + 4 : whole]))
-
-
-class Connection(asyncio.Protocol):
-    """One connection that carries one request at a time."""
-
-    def __init__(self) -> None:
-        self.usable = False
-        self.answers_total = 0
-        self._received = bytearray()
-        self._answer: asyncio.Future[Answer] | None = None
-        self._transport: asyncio.Transport
-
-    async def exchange(self, request: bytes) -> Answer:
-        """Send a request, return its answer. Raises Closed, ValueError (no HTTP answer) or TimeoutError."""
-        self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            answer = await self._answer
-        self.answers_total += 1
-        if _CLOSE.search(answer.head):
-            self.abort()
-        return answer
-
-    def abort(self) -> None:
-        self.usable = False
-        self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        # Where nobody listens, a connect to a port of the ephemeral range may meet itself.
-        self.usable = transport.get_extra_info("sockname") != transport.get_extra_info("peername")
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        if self._answer is None or self._answer.done():
-            self.abort()  # nothing was asked: the next request goes over another connection
-            return
-        try:
-            answer = parse_answer(self._received)
-        except ValueError as error:
-            self._answer.set_exception(error)
-            return
-        if answer is not None:
-            self._received.clear()
-            self._answer.set_result(answer)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.usable = False
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Closed(begun=bool(self._received)))
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the clients saw, in numbers."""
-
-    requests: Counter[int | str] = field(default_factory=Counter)  # by outcome: a status, or closed, cut, …
-    reports: Counter[int | str] = field(default_factory=Counter)
-    latencies_s: array[float] = field(default_factory=lambda: array("f"))  # of answers, whatever their status
-    dropped_total: int = 0  # closed or cut on a connection that had answered before
-    anomalies: list[str] = field(default_factory=list)
-    anomalies_total: int = 0
-
-    def anomaly(self, text: str) -> None:
-        self.anomalies_total += 1
-        if len(self.anomalies) < 10:
-            self.anomalies.append(text)
+GRACE_S = 10.0  # how long after the end of the run what was due before is still sent, or sent again under its key
 
 
 class Load:
-    """A closed loop of clients against one server: each sends its next request when the last was answered."""
+    """Clients of one server: each sends its next request when the last was answered and, with a rate, it is due."""
 
     def __init__(
-        self, url: str, reports: Reports, ledger: Ledger, *, batch: int = 0, log: TextIO | None = None
+        self,
+        target: Address,
+        requests: Requests,
+        ledger: Ledger,
+        *,
+        rate: float = 0.0,
+        keys: bool = False,
+        new_connections: float = 0.0,
+        log: TextIO | None = None,
     ) -> None:
-        """`batch` 0 sends single JSON objects, N sends NDJSON of N reports; `log` takes a line of JSON per request."""
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ValueError(f"not an http:// address: {url}")
-        self._host, self._port = parts.hostname, parts.port or 80
-        kind = "application/x-ndjson" if batch else "application/json"
-        self._head = (
-            f"POST {parts.path.rstrip('/')}/api/v1/reports HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-            f"Content-Type: {kind}\r\nContent-Length: "
-        ).encode()
-        self._reports, self._ledger, self._count, self._log = reports, ledger, max(1, batch), log
-        self.tally = Tally()
-        self.duration_s = 0.0
+        """`rate` is of requests a second, of all clients together, 0 as many as they can; with `keys` the requests have
+        one and may be sent again; `new_connections` is the share of the clients that open a connection for each
+        request; `log` takes a line of JSON per request."""
+        self._target, self._requests, self._ledger = target, requests, ledger
+        self._rate, self._keys, self._log = rate, keys, log
+        self._hasty_total = round(new_connections * len(ledger.fates))
+        self._connections: list[Connection | None] = [None] * len(ledger.fates)
+        self._pace: Pace | None = None
         self._until_s = 0.0
+        self.tally = Tally()
+        self.start_s = 0.0
+        self.duration_s = 0.0
 
     def end(self) -> None:
         """End :meth:`run` early; from any thread."""
-        self._until_s = 0.0
+        self._until_s = min(self._until_s, time.monotonic())
+        if self._pace:
+            self._pace.until_s = self._until_s
 
     async def run(self, duration_s: float) -> None:
         """Keep every client of the ledger busy for so long, then wait for the last answers."""
-        start_s = time.monotonic()
-        self._until_s = start_s + duration_s
-        async with asyncio.TaskGroup() as clients:
-            for client in range(len(self._ledger.fates)):
-                clients.create_task(self._client(client))
-        self.duration_s = time.monotonic() - start_s
+        self.start_s = time.monotonic()
+        self._until_s = self.start_s + duration_s
+        if self._rate:
+            self._pace = Pace(self._rate, self.start_s, self._until_s)
+        watch = asyncio.create_task(self._give_up_in_time())
+        try:
+            async with asyncio.TaskGroup() as clients:
+                for client in range(len(self._ledger.fates)):
+                    clients.create_task(self._client(client))
+        finally:
+            watch.cancel()
+            if self._pace:
+                self.tally.unsent_total = max(0, self._pace.close() - self.tally.requests.total())
+        self.duration_s = time.monotonic() - self.start_s
+
+    async def _give_up_in_time(self) -> None:
+        """One timer for all connections: one for each exchange would cost as much as the rest of it."""
+        while True:
+            await asyncio.sleep(0.1)
+            before_s = time.monotonic() - ANSWER_TIMEOUT_S
+            for connection in self._connections:
+                if connection is not None:
+                    connection.give_up(before_s)
 
     async def _client(self, client: int) -> None:
-        connection: Connection | None = None
-        while time.monotonic() < self._until_s:
-            numbers = self._ledger.take(client, self._count)
-            request = self._request(client, numbers)
-            start_s = time.monotonic()
-            outcome: int | str = "refused"
-            if connection is None or not connection.usable:
-                connection = await self._connect()
-            earlier_total = connection.answers_total if connection else 0
-            if connection is not None:
-                outcome = await self._outcome(connection, request)
-            latency_s = time.monotonic() - start_s
-            self._settle(client, numbers, outcome, latency_s, earlier_total)
-            if outcome == "refused":
-                await asyncio.sleep(REFUSED_PAUSE_S)
-        if connection is not None and connection.usable:
-            connection.abort()
+        is_hasty = client < self._hasty_total
+        while True:
+            due_s = await self._pace.turn() if self._pace else time.monotonic()
+            if due_s >= self._until_s or time.monotonic() > self._until_s + GRACE_S:
+                break
+            await self._deliver(client, self._requests.next(client, is_last=is_hasty), due_s)
+            if is_hasty:
+                self._close(client)
+        self._close(client)
 
-    def _request(self, client: int, numbers: range) -> bytes:
-        body = b"\n".join([self._reports.body(self._ledger.report_id(client, number)) for number in numbers])
-        return b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
+    async def _deliver(self, client: int, request: Request, due_s: float) -> None:
+        """Send a request; with a key, again and again until an answer tells or the time is up."""
+        in_doubt = False
+        while True:
+            outcome, answer, earlier_total = await self._attempt(client, request.wire)
+            now_s = time.monotonic()
+            if answer is not None:
+                self._look_at(answer, request, may_repeat=in_doubt)
+            elif earlier_total and outcome in ("closed", "cut"):
+                self.tally.dropped_total += 1
+            if self._log is not None:
+                self._write_log(self._log, client, request, outcome, now_s - due_s, earlier_total)
+            pause_s = _pause_s(outcome, answer, earlier_total)
+            if not self._keys or pause_s is None or now_s + pause_s > self._until_s + GRACE_S:
+                break
+            self.tally.count_retried(request, outcome, now_s - self.start_s)
+            in_doubt = in_doubt or fate_of(outcome) is Fate.UNKNOWN
+            await asyncio.sleep(pause_s)
+        fate = fate_of(outcome)
+        if in_doubt and fate is not Fate.ACKED:  # that it was refused at last says nothing about the times before
+            fate = Fate.UNKNOWN
+        self._ledger.settle(client, request.numbers, fate, request.bad)
+        self.tally.count(request, outcome, now_s - self.start_s, now_s - due_s)
+        if outcome == "refused":
+            await asyncio.sleep(REFUSED_PAUSE_S)
+
+    async def _attempt(self, client: int, wire: bytes) -> tuple[Outcome, Answer | None, int]:
+        """Send it once: the outcome, the answer if there is one, and how many the connection had carried before."""
+        connection = self._connections[client]
+        if connection is None or not connection.usable:
+            connection = self._connections[client] = await self._connect()
+            if connection is None:
+                return "refused", None, 0
+        earlier_total = connection.answers_total
+        try:
+            answer = await connection.exchange(wire)
+        except Closed as closed:
+            return str(closed), None, earlier_total
+        except TimeoutError:
+            connection.abort()
+            return "timeout", None, earlier_total
+        except ValueError as error:
+            connection.abort()
+            self.tally.anomaly(str(error))
+            return "garbage", None, earlier_total
+        return answer.status, answer, earlier_total
 
     async def _connect(self) -> Connection | None:
+        loop, target = asyncio.get_running_loop(), self._target
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                _, connection = await asyncio.get_running_loop().create_connection(Connection, self._host, self._port)
+                _, connection = await loop.create_connection(Connection, target.host, target.port, ssl=target.tls)
         except OSError:  # TimeoutError is one
             return None
         if not connection.usable:
@@ -193,46 +152,37 @@ class Load:
             return None
         return connection
 
-    async def _outcome(self, connection: Connection, request: bytes) -> int | str:
-        try:
-            answer = await connection.exchange(request)
-        except Closed as closed:
-            return str(closed)
-        except TimeoutError:
+    def _close(self, client: int) -> None:
+        connection = self._connections[client]
+        if connection is not None and connection.usable:
             connection.abort()
-            return "timeout"
-        except ValueError as error:
-            connection.abort()
-            self.tally.anomaly(str(error))
-            return "garbage"
-        self._look_at(answer)
-        return answer.status
 
-    def _look_at(self, answer: Answer) -> None:
+    def _look_at(self, answer: Answer, request: Request, *, may_repeat: bool) -> None:
         """Count it as an anomaly when the answer breaks what the interface promises."""
         if answer.status == 200:
             try:
-                whole = json.loads(answer.body)["accepted"] == self._count
-            except (ValueError, KeyError, TypeError):
-                whole = False
-            if not whole:
-                self.tally.anomaly(f"200 that does not accept {self._count}: {answer.body[:300]!r}")
-        elif answer.status in (429, 503) and not _RETRY_AFTER.search(answer.head):
+                self.tally.duplicates_total += accepted(answer, request, may_repeat=may_repeat)
+            except ValueError as error:
+                self.tally.anomaly(str(error))
+        elif answer.status in (429, 503) and answer.retry_after_s is None:
             self.tally.anomaly(f"{answer.status} without Retry-After: {answer.body[:300]!r}")
 
-    def _settle(self, client: int, numbers: range, outcome: int | str, latency_s: float, earlier_total: int) -> None:
-        self._ledger.settle(client, numbers, fate_of(outcome))
-        tally = self.tally
-        tally.requests[outcome] += 1
-        tally.reports[outcome] += len(numbers)
-        if isinstance(outcome, int):
-            tally.latencies_s.append(latency_s)
-        elif outcome in ("closed", "cut") and earlier_total:
-            tally.dropped_total += 1
-        if self._log is not None:
-            shown = outcome if isinstance(outcome, int) else f'"{outcome}"'
-            self._log.write(
-                f'{{"id":"{self._ledger.report_id(client, numbers.start)}","reports":{len(numbers)},'
-                f'"outcome":{shown},"latency_s":{latency_s:.6f},"time":{time.time():.6f},'
-                f'"earlier_answers":{earlier_total}}}\n'
-            )
+    def _write_log(
+        self, log: TextIO, client: int, request: Request, outcome: Outcome, latency_s: float, earlier_total: int
+    ) -> None:
+        shown = outcome if isinstance(outcome, int) else f'"{outcome}"'
+        log.write(
+            f'{{"id":"{self._ledger.report_id(client, request.numbers.start)}","reports":{len(request.numbers)},'
+            f'"outcome":{shown},"latency_s":{latency_s:.6f},"time":{time.time():.6f},'
+            f'"earlier_answers":{earlier_total}}}\n'
+        )
+
+
+def _pause_s(outcome: Outcome, answer: Answer | None, earlier_total: int) -> float | None:
+    """How long to wait before the request is sent again under its key; None when the outcome is final."""
+    if answer is None:
+        # A server may close a connection that it has kept alive at any moment, and has then not read the request.
+        return 0.0 if outcome == "closed" and earlier_total else REFUSED_PAUSE_S
+    if answer.status in (429, 503):
+        return 1.0 if answer.retry_after_s is None else answer.retry_after_s
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -10,7 +11,7 @@ class Fate(IntEnum):
 
     UNKNOWN = 0  # sent, and no answer that tells: may be stored, at most once
     ACKED = 1  # answered 200: must be stored exactly once
-    REJECTED = 2  # answered 4xx: must not be stored
+    REJECTED = 2  # answered 4xx, or bad whatever the answer: must not be stored
     UNSENT = 3  # no connection: must not be stored
 
 
@@ -39,9 +40,11 @@ class Ledger:
         fates.extend(bytes(count))
         return range(first, first + count)
 
-    def settle(self, client: int, numbers: range, fate: Fate) -> None:
-        """Write down what became of these reports."""
+    def settle(self, client: int, numbers: range, fate: Fate, bad: Iterable[int] = ()) -> None:
+        """Write down what became of these reports; the `bad` ones among them must not be stored, whatever it was."""
         self.fates[client][numbers.start : numbers.stop] = bytes((fate,)) * len(numbers)
+        for number in bad:
+            self.fates[client][number] = Fate.REJECTED
 
     def report_id(self, client: int, number: int) -> str:
         return f"{self.run}-{client}-{number}"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 
@@ -31,65 +34,103 @@ SITES = (
     ("Printer \"2nd floor\"", "http://10.0.0.77:631"),
 )  # fmt: skip
 ERRORS = ("timeout", "connection refused", "TLS: certificate expired", "DNS: no such host\n(NXDOMAIN)", "reset 💥")
-CITIES = (("Berlin", "DE"), ("Zürich", "CH"), ("São Paulo", "BR"), ("Oslo", "NO"), ("Toronto", "CA"))
+PLACES = (
+    '"city":"Berlin","country":"DE"',
+    '"city":"Z\\u00fcrich","country":"CH"',
+    '"city":"São Paulo","country":"BR"',
+    '"city":"Oslo","country":"NO"',
+    '"city":"Toronto","country":"CA"',
+)
+# Beside clientId, hosts and the extra members, all that a report has. By hand: a dict and json.dumps cost ten times.
+_HEAD = (
+    '"timestamp":"2026-11-22T%02d:%02d:%02d.%03d%s",'
+    '"geo":{"ip":"203.0.113.%d",%s,"lat":%r,"lon":-0.5}'
+)  # fmt: skip
+
+_HOST = b'{"name":"a","url":"b","status":"c","history":[{"t":1},%b]}'
+# What stands after the clientId of a report that must be rejected; %b takes the members of a good one's payload.
+BAD = (
+    b"%b",  # the closing brace is missing
+    b'"hosts":{}}',
+    b'"timestamp":"2026-11-22T10:24:10Z","geo":{}}',  # no hosts
+    b'"timestamp":"yesterday",%b}',
+    b'"geo":"Berlin",%b}',
+    b'"hosts":[' + _HOST % b'{"t":"now"}' + b"]}",
+    b'"hosts":[' + _HOST % b'{"t":2,"latency":-1}' + b"]}",
+    b'"hosts":[' + _HOST % b'{"t":2,"latency":NaN}' + b"]}",
+    b'"far":1e999,%b}',
+    b'"long":99999999999999999999,%b}',
+    b'"deep":' + b"[" * 100 + b"]" * 100 + b",%b}",
+)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Payload:
     """The large part of a report, made once and used by many."""
 
-    names: frozenset[str]  # its members' names
     sent: bytes  # the members as JSON, without the braces
-    canonical: str  # of what must be stored
+    hosts: str  # what must be stored for `hosts`, in its canonical form
+    rest: dict[str, Any]  # the members beside them
 
 
 class Reports:
     """All reports that one run can send."""
 
-    def __init__(self, seed: int, size: str) -> None:
-        rng = random.Random(f"{seed}/{size}")
-        shape = SHAPES[size]
-        self._seed = seed
-        self._payloads = [_payload(rng, shape) for _ in range(shape.payloads)]
+    def __init__(self, seed: int, mix: Mapping[str, int], bad_share: float = 0.0) -> None:
+        """`mix` weighs the sizes; `bad_share` of the reports are ones that must be rejected."""
+        self._key = str(seed).encode()
+        self._bad_below = round(bad_share * 2**32)
+        sizes = {size: _payloads(seed, size) for size in mix}
+        self._wheel = [sizes[size] for size, weight in mix.items() for _ in range(weight)]
 
     def body(self, report_id: str) -> bytes:
         """The report as one line of JSON, as a client sends it."""
-        head, payload = self._parts(report_id)
-        return json.dumps(head, separators=(",", ":")).encode()[:-1] + b"," + payload.sent + b"}"
+        bad, _, _, pick = numbers = self._numbers(report_id)
+        sent = self._payload(numbers).sent
+        if bad < self._bad_below:
+            ending = BAD[pick % len(BAD)]
+            return b'{"clientId":"%b",%b' % (report_id.encode(), ending.replace(b"%b", sent))
+        return b'{"clientId":"%b",%b,%b}' % (report_id.encode(), _head(pick), sent)
 
-    def differs(self, report_id: str, stored: dict[str, Any]) -> str:
-        """The first member that is not what was sent under this id, or "" when all are; `latency` must be a float."""
-        head, payload = self._parts(report_id)
-        rest = {name: value for name, value in stored.items() if name not in payload.names}
-        if canonical(rest) != canonical(head):
-            wrong = (name for name in head if canonical(rest.get(name)) != canonical(head[name]))
-            return next(wrong, f"members {sorted(stored)}")
-        if canonical({name: stored.get(name) for name in payload.names}) != payload.canonical:
-            return "hosts"
-        return ""
+    def is_bad(self, report_id: str) -> bool:
+        """Whether the report under this id must be rejected."""
+        return self._bad_below > 0 and self._numbers(report_id)[0] < self._bad_below
 
-    def _parts(self, report_id: str) -> tuple[dict[str, Any], Payload]:
-        rng = random.Random(f"{self._seed}/{report_id}")
-        city, country = rng.choice(CITIES)
-        pick = rng.getrandbits(40)
-        head: dict[str, Any] = {
-            "clientId": report_id,
-            "timestamp": f"2026-11-22T{pick % 24:02d}:{pick % 60:02d}:{pick % 59:02d}.{pick % 1000:03d}"
-            + ("Z", "+05:30", "-08:00")[pick % 3],
-            "geo": {
-                "ip": f"203.0.113.{pick % 256}",
-                "city": city,
-                "country": country,
-                "lat": pick % 900_000 / 10_000,
-                "lon": -0.5,
-            },
-        }
-        return head, self._payloads[pick % len(self._payloads)]
+    def payload(self, report_id: str) -> Payload:
+        """The large part of the report."""
+        return self._payload(self._numbers(report_id))
+
+    def beside_hosts(self, report_id: str) -> dict[str, Any]:
+        """All members of a good report but `hosts`, as they must be stored."""
+        head: dict[str, Any] = json.loads(b"{%b}" % _head(self._numbers(report_id)[3]))
+        return {"clientId": report_id} | head | self.payload(report_id).rest
+
+    def _payload(self, numbers: tuple[int, int, int, int]) -> Payload:
+        payloads = self._wheel[numbers[2] % len(self._wheel)]
+        return payloads[numbers[1] % len(payloads)]
+
+    def _numbers(self, report_id: str) -> tuple[int, int, int, int]:
+        """Four random numbers of 32 bits that follow from the id."""
+        return _FOUR(blake2b(report_id.encode(), digest_size=16, key=self._key).digest())
+
+
+_FOUR = struct.Struct("<4I").unpack
+
+
+def _head(pick: int) -> bytes:
+    zone = ("Z", "+05:30", "-08:00")[pick % 3]
+    clock = pick % 24, pick % 60, pick % 59, pick % 1000, zone
+    return (_HEAD % (*clock, pick % 256, PLACES[pick % 5], pick % 900_000 / 10_000)).encode()
 
 
 def canonical(value: object) -> str:
     """One text for each JSON value: members sorted, 5 and 5.0 told apart."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _payloads(seed: int, size: str) -> list[Payload]:
+    rng = random.Random(f"{seed}/{size}")
+    return [_payload(rng, SHAPES[size]) for _ in range(SHAPES[size].payloads)]
 
 
 def _payload(rng: random.Random, shape: Shape) -> Payload:
@@ -103,7 +144,7 @@ def _payload(rng: random.Random, shape: Shape) -> Payload:
         for sample in host["history"]:
             if sample.get("latency") is not None:
                 sample["latency"] = float(sample["latency"])
-    return Payload(frozenset(members), sent, canonical(members))
+    return Payload(sent, canonical(members.pop("hosts")), members)
 
 
 def _host(rng: random.Random, name: str, url: str, samples: int, extra: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import falcon.testing
 
 from netwatch.http.app import create_app
+from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.queue import Stored
 from netwatch.reports import ID
 from netwatch.settings import Settings
@@ -19,6 +20,8 @@ PATH = "/api/v1/reports"
 REPORT = b'{"clientId":"c","hosts":[]}'
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+BOARD = Board()
+"""What no process counts on."""
 
 
 def report(number: int) -> bytes:
@@ -40,6 +43,7 @@ class FakeLink:
         self.held: list[asyncio.Future[Stored | None]] = []
         self.code: str | None = None
         self.max_waits_s: list[float] = []
+        self.ages = (0.0, 0.0)
 
     def store(self, lines: bytes, key: bytes = b"") -> asyncio.Future[Stored | None]:
         self.stored.append(lines)
@@ -54,6 +58,9 @@ class FakeLink:
         else:
             ack.set_result(None)
         return ack
+
+    def ages_s(self) -> tuple[float, float]:
+        return self.ages
 
     def trouble(self, max_wait_s: float) -> str | None:
         self.max_waits_s.append(max_wait_s)
@@ -72,7 +79,8 @@ class Door:
         self.link = FakeLink()
         given: dict[str, Any] = {"name": "host1", "workers": 1, **settings}
         self.settings = Settings(**given)
-        self.app = create_app(self.link, self.settings)
+        self.meter = WorkerMeter()
+        self.app = create_app(self.link, self.settings, BOARD, self.meter)
         self._client = falcon.testing.TestClient(self.app)
 
     def request(self, method: str, path: str, **options: Any) -> falcon.testing.Result:

@@ -183,6 +183,13 @@ class Client:
         body, self._received = self._received[match.end() : end], self._received[end:]
         return Answer(int(match[1]), headers, body)
 
+    def demand(self, data: bytes, timeout_s: float = PATIENCE_S) -> None:
+        """Receive exactly this."""
+        while len(self._received) < len(data):
+            self._receive(timeout_s)
+        assert self._received == data
+        self._received = b""
+
     def closed_after_s(self, timeout_s: float = PATIENCE_S) -> float:
         """Demand that nothing more comes before the connection is closed; when that was, from the connection on."""
         assert self._received == b""

@@ -8,6 +8,7 @@ import pytest
 from netwatch.errors import ERRORS
 from netwatch.http.app import create_app
 from netwatch.http.problem import problem
+from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.settings import Settings
 from tests.http.door import PATH, REPORT, Door, FakeLink, code_of, problem_of
 
@@ -69,7 +70,7 @@ def test_errors_of_falcon_take_our_form() -> None:
         async def on_put(self, _req: object, _resp: object) -> None:
             raise falcon.HTTPServiceUnavailable(retry_after=5)
 
-    app = create_app(FakeLink(), Settings(workers=1))
+    app = create_app(FakeLink(), Settings(workers=1), Board(), WorkerMeter())
     app.add_route("/failing", Failing())
     client = falcon.testing.TestClient(app)
     result = client.simulate_get("/failing")
@@ -88,5 +89,5 @@ def test_middleware_is_handed_on() -> None:
         ) -> None:
             resp.set_header("x-seen", "1")
 
-    app = create_app(FakeLink(), Settings(workers=1), middleware=[Named()])
+    app = create_app(FakeLink(), Settings(workers=1), Board(), WorkerMeter(), [Named()])
     assert falcon.testing.TestClient(app).simulate_get("/livez").headers["x-seen"] == "1"

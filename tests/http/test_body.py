@@ -58,6 +58,8 @@ def test_another_media_type_is_415_with_what_is_taken(kind: str) -> None:
         (NDJSON, b"\n1\n\n2\n\n", [b"1", b"2"]),
         (NDJSON, b"\r\n1\r\n \r\n2\r\n", [b"1", b"2"]),
         (NDJSON, b"1\r2", [b"1\r2"]),
+        (NDJSON, b"\x0b1\n \n\x0c", [b"\x0b1", b"\x0c"]),
+        (NDJSON, b"\t\n\x0b\n\x0c2", [b"\x0b", b"\x0c2"]),
     ],
 )
 @pytest.mark.parametrize("max_reports", [2, 3, 10, 100])

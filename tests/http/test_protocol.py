@@ -91,6 +91,23 @@ def test_an_answer_before_the_body_ends_leaves_the_connection_usable(served: Ser
     client.close()
 
 
+def test_a_client_that_waits_for_100_continue_is_refused_before_it_sends_its_body(served: Served) -> None:
+    client = Client(served)
+    client.send(post(b"x" * 10, "/early", "Expect: 100-continue")[:-10])
+    assert client.answer().status == 200  # and not 100
+    client.close()
+
+
+def test_a_client_that_waits_for_100_continue_gets_it_when_its_body_is_read(served: Served) -> None:
+    client = Client(served)
+    sent = post(b"x" * 10, "/", "Expect: 100-continue")
+    client.send(sent[:-10])
+    client.demand(b"HTTP/1.1 100 Continue\r\n\r\n")
+    client.send(sent[-10:])
+    assert client.answer().body == b"x" * 10
+    client.close()
+
+
 # Pipelining
 
 

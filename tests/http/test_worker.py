@@ -27,9 +27,10 @@ PROGRAM = """
 import os, sys
 from pathlib import Path
 from netwatch.http import worker
+from netwatch.metrics.board import Board
 from netwatch.settings import Settings
 os.environ["NOTIFY_SOCKET"] = sys.argv[3]
-worker.run(Settings(workers=2, drain_timeout_s=0.5, ack_timeout_s=0.5), int(sys.argv[1]), sys.argv[2])
+worker.run(Settings(workers=2, drain_timeout_s=0.5, ack_timeout_s=0.5), int(sys.argv[1]), sys.argv[2], Board())
 """
 
 
@@ -180,6 +181,6 @@ def test_deadlines_and_the_workers_share_of_connections_are_settings() -> None:
     settings = Settings(workers=3, header_timeout_s=1, body_timeout_s=2, idle_timeout_s=3, max_connections=10)
     chosen = protocol_settings(settings)
     protocol = chosen["http"]
-    assert (protocol.header_timeout_s, protocol.body_timeout_s, protocol.max_connections) == (1, 2, 3)
-    assert chosen["timeout_keep_alive"] == 3
+    assert (protocol.header_timeout_s, protocol.body_timeout_s, protocol.idle_timeout_s) == (1, 2, 3)
+    assert protocol.max_connections == 3
     assert protocol_settings(Settings(workers=4, max_connections=1))["http"].max_connections == 1
