@@ -140,7 +140,7 @@ def test_row_09_a_disk_that_the_kernel_made_read_only(make_server: Serve, ext4: 
     with Clients(server) as clients:
         clients.wait_acked(50)
         Path(f"/sys/fs/ext4/{Path(disk.device).name}/trigger_fs_error").write_text("1")
-        wait_logged(server, "commit_failed")
+        assert wait_until(lambda: server.logged("commit_failed"), GIVE_UP_S, 0.05)
         refused = clients.statuses.total()
         assert wait_until(lambda: clients.statuses.total() > refused + 4, GIVE_UP_S)
     server.send(signal.SIGTERM)
@@ -149,6 +149,7 @@ def test_row_09_a_disk_that_the_kernel_made_read_only(make_server: Serve, ext4: 
     server.start()
     server.stop()
     clients.audit(server)
-    assert set(clients.codes) == {"disk_error"}
+    assert clients.codes
+    assert clients.codes.keys() <= {"disk_error", "unknown"}  # unknown: what is left of a commit cannot be cut off
     assert code == 1, "it had to leave a segment"
     assert left != []
