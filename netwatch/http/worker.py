@@ -184,6 +184,7 @@ def _name_master(_master: Arbiter, _worker: GunicornWorker) -> None:
 def _on_worker_start(master: Arbiter, _worker: GunicornWorker) -> None:
     process.set_title("worker")
     process.follow(master.pid)
+    process.be_killed_first()
     log.info("worker_started")
 
 
