@@ -38,7 +38,7 @@ def test_readyz_is_503_with_every_reason(code: str | None, is_draining: bool) ->
     assert [reason["code"] for reason in result.json["reasons"]] == expected
     assert all(" " in reason["detail"] for reason in result.json["reasons"])
     assert ("retry-after" in result.headers) == bool(expected)
-    assert health._REASONS.keys() - ERRORS.keys() == {"writer_away", "draining"}
+    assert health._REASONS.keys() - ERRORS.keys() == {"writer_away", "draining", "disk_slow"}
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
