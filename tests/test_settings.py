@@ -16,8 +16,9 @@ from netwatch import queue, reports
 from netwatch.errors import StartError
 from netwatch.settings import FIELDS, KIB, MIB, Settings, flag, load, split_address, variable
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "bind": "127.0.0.1:8080",
+    "admin_bind": None,
     "data_dir": Path("data"),
     "name": socket.gethostname(),
     "workers": len(os.sched_getaffinity(0)),
@@ -49,6 +50,9 @@ DEFAULTS = {
     "idle_timeout_s": 75.0,
     "tls_certificate": None,
     "tls_key": None,
+    "log_format": "auto",
+    "slow_request_s": 1.0,
+    "access_log_sample": 0.0,
     "min_free_bytes": 256 * MIB,
     "retention_days": None,
     "retention_bytes": None,
@@ -63,6 +67,7 @@ CERTIFICATE = Path(__file__).parent / "certificate.pem"  # with its key; it serv
 # Of each setting: as a flag or a variable, as TOML, and what it then is.
 GIVEN: dict[str, tuple[str, str, object]] = {
     "bind": ("[::1]:9000", '"[::1]:9000"', "[::1]:9000"),
+    "admin_bind": ("127.0.0.1:9100", '"127.0.0.1:9100"', "127.0.0.1:9100"),
     "data_dir": ("/srv/data", '"/srv/data"', Path("/srv/data")),
     "name": ("edge 1", '"edge 1"', "edge 1"),
     "workers": ("3", "3", 3),
@@ -98,6 +103,9 @@ GIVEN: dict[str, tuple[str, str, object]] = {
     "idle_timeout_s": ("5", "5", 5.0),
     "tls_certificate": (str(CERTIFICATE), f'"{CERTIFICATE}"', CERTIFICATE),
     "tls_key": (str(CERTIFICATE), f'"{CERTIFICATE}"', CERTIFICATE),
+    "log_format": ("json", '"json"', "json"),
+    "slow_request_s": ("0", "0", 0.0),
+    "access_log_sample": ("0.25", "0.25", 0.25),
     "min_free_bytes": ("0", "0", 0),
     "retention_days": ("30", "30", 30.0),
     "retention_bytes": ("100GiB", '"100GiB"', 100 * 1024 * MIB),
@@ -121,6 +129,7 @@ BAD: dict[str, list[object]] = {
         "::1:8080",
         "a..b:80",
     ],
+    "admin_bind": ["9100", "::1:9100"],
     "data_dir": ["", "a\nb", "\0", "~nobody-of-that-name/data", "\udcff"],
     "name": ["", "a\nb", "\x1b[31m", "n" * 254, "\u2028"],
     "workers": ["0", "-1", "1.5", "many", "513", "", True, 1.5],
@@ -174,6 +183,9 @@ BAD: dict[str, list[object]] = {
     "idle_timeout_s": ["0", "0.9"],
     "tls_certificate": ["a\nb", True],
     "tls_key": ["a\nb", True],
+    "log_format": ["", "xml", 1],
+    "slow_request_s": ["-1", "soon", True],
+    "access_log_sample": ["-0.1", "1.1", "all", True],
     "min_free_bytes": ["-1"],
     "retention_days": ["0", "-1", "30d", True],
     "retention_bytes": ["0", "1023", "-1", "many"],

@@ -53,7 +53,7 @@ class Livez:
 class Readyz:
     """The resource ``/readyz``; ``?verbose`` shows each check with its figure."""
 
-    def __init__(self, link: Watched, board: Board, guard: Guard) -> None:
+    def __init__(self, link: Watched, board: Board, guard: Guard | None) -> None:
         self._link = link
         self._board = board
         self._guard = guard
@@ -67,7 +67,7 @@ class Readyz:
         ]
         reasons = [{"code": code, "detail": _REASONS.get(code, code)} for code in codes if code]
         resp.media = {"status": "not ready" if reasons else "ready", "reasons": reasons}
-        if req.get_param("verbose") is not None:
+        if self._guard and req.get_param("verbose") is not None:
             self._guard(req, resp)
             resp.media["checks"] = self._checks(codes)
         if reasons:

@@ -14,6 +14,7 @@ import mmap
 import os
 import struct
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -148,6 +149,7 @@ class Board:
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("netwatch-metrics")
+        weakref.finalize(self, os.close, self._fd)
         os.ftruncate(self._fd, _BOARD_BYTES)
         self._memory = mmap.mmap(self._fd, _BOARD_BYTES)
         self._cells = memoryview(self._memory).cast("q")

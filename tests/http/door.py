@@ -11,6 +11,7 @@ from typing import Any
 import falcon.testing
 
 from netwatch.http.app import create_app
+from netwatch.http.request_log import Refusals
 from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.queue import Stored
 from netwatch.reports import ID
@@ -20,8 +21,6 @@ PATH = "/api/v1/reports"
 REPORT = b'{"clientId":"c","hosts":[]}'
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
-BOARD = Board()
-"""What no process counts on."""
 
 
 def report(number: int) -> bytes:
@@ -79,8 +78,9 @@ class Door:
         self.link = FakeLink()
         given: dict[str, Any] = {"name": "host1", "workers": 1, **settings}
         self.settings = Settings(**given)
+        self.board = Board()
         self.meter = WorkerMeter()
-        self.app = create_app(self.link, self.settings, BOARD, self.meter)
+        self.app = create_app(self.link, self.settings, self.board, self.meter, Refusals())
         self._client = falcon.testing.TestClient(self.app)
 
     def request(self, method: str, path: str, **options: Any) -> falcon.testing.Result:
