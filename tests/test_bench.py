@@ -23,7 +23,7 @@ from netwatch.bench.machine import file_system, peer_version
 from netwatch.bench.rounds import Bench, Cell, Lengths, Round, compression_ratio
 from netwatch.bench.servers import Contestant, Server, Void, free_port
 from netwatch.bench.stay import stay, stay_table
-from netwatch.bench.table import medians, table
+from netwatch.bench.table import medians, others_cpu_share, table
 from tests import burner, peer_server
 
 NETWATCH = Path(sys.executable).with_name("netwatch")
@@ -196,11 +196,21 @@ def test_a_short_run_of_netwatch_beside_another_netwatch(tmp_path: Path, capsys:
 
 
 @needs_wrk
+def test_what_other_programs_take_from_the_machine_is_told(bench: Bench) -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            disturbed = bench.round(peer(), CELL, 1)
+        finally:
+            other.kill()
+    assert others_cpu_share([disturbed]) > 0.2
+
+
+@needs_wrk
 def test_stay_tells_the_last_minute_from_the_second(tmp_path: Path) -> None:
     minutes = list(stay(peer(), CELL, 3, tmp_path, 1, print, minute_s=1))
     assert [minute.number for minute in minutes] == [1, 2, 3]
     quotient = minutes[2].requests_per_s / minutes[1].requests_per_s
-    assert f"Minute 3 beside minute 2: requests/s × {quotient:.3f}" in stay_table(minutes)
+    assert f"Minute 3 beside minute 2: requests/s × {quotient:.3f}" in stay_table(CELL, minutes)
 
 
 def measured(server: str, requests_per_s: float, void: str = "") -> Round:

@@ -257,6 +257,18 @@ def test_a_segment_that_is_sealed_while_the_audit_runs_is_read_all_the_same(made
         assert list(read_lines(path, growing)) == made.lines
 
 
+@pytest.mark.parametrize(
+    ("keys_forgotten", "same_id", "doubled"), [(False, True, 1), (True, True, 0), (False, False, 1), (True, False, 1)]
+)
+def test_audit_lets_a_repeat_be_only_under_the_same_id_where_keys_were_forgotten(
+    made: Made, keys_forgotten: bool, same_id: bool, doubled: int
+) -> None:
+    made.lines.append(made.lines[3] if same_id else made.line(f"{RUN}-1-0"))
+    made.write()
+    result = audit(made.data_dir, made.ledger, made.reports, keys_forgotten=keys_forgotten)
+    assert (result.found["doubled"], result.repeated) == (doubled, 1 - doubled)
+
+
 def test_audit_of_nothing_at_all_misses_every_acked_report(made: Made) -> None:
     assert made.audit().found == {"missing": 6}
 

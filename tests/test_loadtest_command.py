@@ -59,6 +59,7 @@ def netwatch(*options: str | Path, code: int = 0) -> str:
         (["--serve", "http://127.0.0.1:1"], "not both"),
         (["--serve", "--audit", "data"], "choose it with --data-dir"),
         (["http://127.0.0.1:1", "--kill", "writer"], "need --serve"),
+        (["http://127.0.0.1:1", "--audit", "nowhere"], "there is no data directory nowhere"),
         (["--serve", "--kills", "3"], "--kills needs --kill"),
         (["--serve", "--kill", "router"], "invalid choice"),
         (["--serve", "--mix", "small=1,tiny=2"], "not sizes"),
@@ -90,8 +91,11 @@ def test_a_plot_without_its_library_is_refused_before_the_load() -> None:
     assert "pip install 'netwatch[plot]'" in done.stderr
 
 
-def test_a_file_that_cannot_be_written_and_a_server_that_cannot_start_are_failures() -> None:
+def test_a_file_that_cannot_be_written_and_a_server_that_is_not_there_are_failures() -> None:
     netwatch("http://127.0.0.1:1", "--duration", "0.1", "--log", "/nowhere/log", code=1)
+    assert "FAILED nothing: no request was answered 200, but {'refused'" in netwatch(
+        "http://127.0.0.1:1", "--duration", "0.1", code=1
+    )
     netwatch("--serve", "--duration", "0.1", "--", "--workers", "none", code=1)
 
 

@@ -324,6 +324,33 @@ def test_latency_always_has_its_decimal_point_both_ways(more: str, latency: str,
     assert f'"latency":{stored}}}'.encode() in line
 
 
+def test_a_long_report_of_numbers_at_the_ends_of_the_range_is_the_same_as_a_short_one() -> None:
+    numbers = [
+        "1e308",
+        "-1.7976931348623157E+308",
+        "5e-324",
+        "2.2250738585072011e-0308",
+        "1e-400",
+        "1e22",
+        "0.1",
+        "1.0",
+    ]
+    short = json.loads(encode_report(with_member(f"[{','.join(numbers)}]"), 32))["x"]
+    long = encode_report(with_member(f"[{','.join(numbers * 5000)}]"), 32)
+    assert typed(json.loads(long)["x"]) == typed(short * 5000)
+    for number in ("1e309", "-1e999"):
+        with pytest.raises(Rejected) as caught:
+            encode_report(with_member(f"[{','.join([*numbers * 5000, number])}]"), 32)
+        assert caught.value.code == "number_out_of_range"
+
+
+@pytest.mark.parametrize("more", ["", ',"x":1'])
+@pytest.mark.parametrize("latency", ["1e308", "5e-324"])
+def test_a_long_report_of_extreme_latencies_is_kept_like_any_other(more: str, latency: str) -> None:
+    report = with_sample(",".join([f'{{"t":1,"latency":{latency}}}'] * 4000), more)
+    assert encode_report(report, 32).count(b'"latency":%b}' % latency.encode()) == 4000
+
+
 @pytest.mark.parametrize("more", ["", ',"x":1'])
 @pytest.mark.parametrize(
     ("t", "stored"),

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 from netwatch.bench.bodies import SIZES
 from netwatch.bench.loads import LoadFailed
 from netwatch.bench.machine import about
-from netwatch.bench.rounds import Bench, Lengths, Round, cells, say
+from netwatch.bench.rounds import Bench, Cell, Lengths, Round, cells, say
 from netwatch.bench.servers import NETWATCH_COMMAND, PEER_COMMAND, Contestant, Void
 from netwatch.bench.stay import Minute, stay, stay_table
-from netwatch.bench.table import in_order, medians, table
+from netwatch.bench.table import in_order, medians, others_cpu_share, table
 
 T = TypeVar("T")
 
@@ -39,6 +39,8 @@ DEFAULT: dict[str, list[Any]] = {
     "workers": [2],
     "connections": [32],
 }
+ALONE_CPU_SHARE = 0.1
+"""Of one processor, that other programs may use before the report says so."""
 _AROUND_A_ROUND_S = 3.0  # starting, checking, stopping
 
 
@@ -147,8 +149,9 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir.absolute()) as directory:
         try:
             if options.stay:
-                first = cells(options.sizes, options.durability, options.workers, options.connections)[0]
-                for minute in stay(contestants[0], first, options.stay, Path(directory), options.threads, say):
+                for minute in stay(
+                    contestants[0], first_cell(options), options.stay, Path(directory), options.threads, say
+                ):
                     minutes.append(minute)  # noqa: PERF402 # one by one: what there is is reported after Ctrl-C
             else:
                 lengths = Lengths(options.seconds, options.warmup)
@@ -163,6 +166,10 @@ def main(arguments: Sequence[str]) -> int:
     if failure:
         say(f"scripts/bench: {failure}")
     return 1 if failure or lost(rounds, options.rounds) else 0
+
+
+def first_cell(options: argparse.Namespace) -> Cell:
+    return cells(options.sizes, options.durability, options.workers, options.connections)[0]
 
 
 def measure(options: argparse.Namespace, bench: Bench, contestants: list[Contestant], rounds: list[Round]) -> None:
@@ -195,7 +202,9 @@ def report(
     options: argparse.Namespace, facts: dict[str, str], rounds: Sequence[Round], minutes: Sequence[Minute]
 ) -> None:
     print("\n".join(f":{name}: {value}" for name, value in facts.items()), end="\n\n")
-    print(stay_table(list(minutes)) if minutes else table(rounds))
+    if (share := others_cpu_share(rounds)) > ALONE_CPU_SHARE:
+        print(f"**The machine was not alone**: other programs used {share:.2f} processors meanwhile.\n")
+    print(stay_table(first_cell(options), minutes) if minutes else table(rounds))
     void = [measured for measured in rounds if measured.void]
     if void:
         print(f"{len(void)} rounds were void: {'; '.join(dict.fromkeys(measured.void for measured in void))}\n")

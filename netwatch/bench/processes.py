@@ -38,6 +38,12 @@ def cpu_s(root: int) -> float:
     return sum(process.own_s + process.waited_s for process in descendants(root))
 
 
+def machine_cpu_s() -> float:
+    """User and system time of the whole machine since it was started, and what its host took away from it."""
+    user, nice, system, _, _, irq, softirq, steal = (int(cell) for cell in _read("/proc/stat").split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
+
+
 def pss_bytes(root: int) -> int:
     """Memory of all processes below `root`; what several share is counted once."""
     total = 0

@@ -14,6 +14,7 @@ import zstandard
 
 from netwatch.bench import bodies, loads
 from netwatch.bench.bodies import SINGLY, SIZES
+from netwatch.bench.processes import machine_cpu_s
 from netwatch.bench.servers import Contestant, Sample, Server, Void
 
 SAMPLE_AT = 0.5
@@ -123,8 +124,9 @@ class Bench:
                 refuse_faults(loads.run(command, lambda: None, 0.0), "in the warm-up")
             command = self._command(cell, url, path, size.content_type)
             samples: list[Sample] = []
-            before = server.used()
+            before, machine_s = server.used(), machine_cpu_s()
             load = loads.run(command, lambda: samples.append(server.sample()), SAMPLE_AT * self._lengths.seconds)
+            loaded, machine_s = server.used(), machine_cpu_s() - machine_s
             used = server.stop()
         refuse_faults(load)
         reports = load.requests * size.reports
@@ -143,6 +145,7 @@ class Bench:
             "pss_mb": samples[0].pss_bytes / 1e6,
             "disk_bytes": (used.write_bytes - before.write_bytes) / reports,
             "load_cpu_share": load.cpu_share,
+            "others_cpu_share": (machine_s - (loaded.cpu_s - before.cpu_s)) / load.duration_s - load.cpu_share,
         }
         if ratio := compression_ratio(server.data_dir):
             figures["compression"] = ratio

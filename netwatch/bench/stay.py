@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from netwatch.bench import bodies, loads
 from netwatch.bench.bodies import SIZES
-from netwatch.bench.rounds import Cell, refuse_faults
+from netwatch.bench.rounds import Cell, label, refuse_faults
 from netwatch.bench.servers import Contestant, Sample, Server
 from netwatch.bench.table import grid
 
@@ -56,10 +56,10 @@ def stay(
         shutil.rmtree(place)
 
 
-def stay_table(minutes: list[Minute]) -> str:
+def stay_table(cell: Cell, minutes: Sequence[Minute]) -> str:
     """A row a minute, and what has become of throughput and memory since the second."""
-    rows = [[str(m.number), "", f"{m.requests_per_s:,.0f}", f"{m.p99_ms:.1f}", f"{m.pss_mb:.1f}"] for m in minutes]
-    table = grid(["minute", "", "requests/s", "p99 ms", "RSS MB"], rows)
+    rows = [[str(m.number), f"{m.requests_per_s:,.0f}", f"{m.p99_ms:.1f}", f"{m.pss_mb:.1f}"] for m in minutes]
+    table = f"{label(cell).capitalize()}.\n\n" + grid(["minute", "requests/s", "p99 ms", "RSS MB"], rows, names=1)
     if len(minutes) <= REFERENCE:
         return f"{table}\n"
     then, last = minutes[REFERENCE - 1], minutes[-1]

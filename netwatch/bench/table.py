@@ -50,6 +50,12 @@ def medians(rounds: Iterable[Round], server: str, cell: Cell) -> dict[str, float
     }
 
 
+def others_cpu_share(rounds: Iterable[Round]) -> float:
+    """Processors that other programs used meanwhile, as the median of the rounds; 0 when there is none."""
+    shares = [measured.figures["others_cpu_share"] for measured in rounds if not measured.void]
+    return statistics.median(shares) if shares else 0.0
+
+
 def ratios(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
     return {name: ours[name] / theirs[name] for name in ours if theirs.get(name)}
 
@@ -77,17 +83,17 @@ def table(rounds: Sequence[Round]) -> str:
                 [name, "ratio", *(f"{compared[metric]:.2f} ×" if metric in compared else "" for metric in METRICS), ""]
             )
     headings = ["", "", *(metric.heading for metric in METRICS.values()), "by process"]
-    return f"{_shared(cells)}\n\n{grid(headings, lines)}\n\n{NOTE}"
+    return f"{_shared(cells)}\n\n{grid(headings, lines, names=2)}\n\n{NOTE}"
 
 
-def grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A simple table of reStructuredText; the first two columns to the left, the figures to the right."""
+def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> str:
+    """A simple table of reStructuredText; so many columns of names to the left, then the figures, to the right."""
     widths = [max(len(row[column]) for row in [headings, *rows]) for column in range(len(headings))]
     rule = "  ".join("=" * max(width, 2) for width in widths)
 
     def line(row: Sequence[str]) -> str:
         placed = [
-            cell.ljust(width) if column < 2 else cell.rjust(max(width, 2))
+            cell.ljust(width) if column < names else cell.rjust(max(width, 2))
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         return "  ".join(placed).rstrip()

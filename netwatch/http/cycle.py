@@ -50,12 +50,14 @@ class Cycle:
         "_start",
         "_transport",
         "_waiter",
+        "began_s",
         "is_answered",
         "is_disconnected",
         "is_whole",
         "keep_alive",
         "scope",
         "task",
+        "whole_s",
     )
 
     def __init__(
@@ -64,13 +66,15 @@ class Cycle:
         transport: asyncio.Transport,
         flow: FlowControl,
         default_headers: Headers,
-        on_answer: Callable[[], None],
+        on_answer: Callable[[Cycle, int, bytes], None],
         *,
         keep_alive: bool,
         expects_continue: bool,
     ) -> None:
         self.scope = scope
         self.keep_alive = keep_alive
+        self.began_s = self.whole_s = 0.0
+        """When its header was there, and when its body was, by the loop's clock."""
         self.is_whole = False
         """Its body has come to its end."""
         self.is_answered = False
@@ -99,14 +103,9 @@ class Cycle:
             if self.task:
                 tasks.discard(self.task)
 
-    @property
-    def status(self) -> int:
-        """The answer's, once there is one."""
-        status: int = self._start["status"] if self._start else 0
-        return status
-
     def take(self, piece: bytes) -> None:
         """More of the body has come; what nobody fetches keeps the rest from being read."""
+        self._expects_continue = False  # or no longer: it comes unasked
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size > HIGH_WATER_LIMIT:
@@ -115,6 +114,7 @@ class Cycle:
 
     def end(self) -> None:
         """The body is whole."""
+        self._expects_continue = False
         self.is_whole = True
         self._wake()
 
@@ -164,4 +164,4 @@ class Cycle:
         if not self.keep_alive:
             self._transport.close()
         self._wake()
-        self._on_answer()
+        self._on_answer(self, self._start["status"], body)

@@ -42,6 +42,7 @@ class Problem(msgspec.Struct):
     title: str
     status: int
     detail: str
+    instance: str
 
 
 _WAYS_TO_GIVE_A_TOKEN: Final = {
@@ -152,3 +153,5 @@ class OpenApi:
         self._guard(req, resp)
         resp.content_type = "application/json"
         resp.data = self._document
+
+    on_head = on_get

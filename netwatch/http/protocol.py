@@ -22,6 +22,7 @@ from netwatch.http.cycle import Cycle, head
 from netwatch.http.deadlines import NEVER, Deadlines, Due
 from netwatch.http.metrics import Counting
 from netwatch.http.problem import PROBLEM_TYPE, problem
+from netwatch.http.request_log import RequestLog
 from netwatch.settings import Settings
 
 MAX_HEADER_BYTES: Final = 64 * 1024
@@ -44,6 +45,7 @@ class Protocol(HttpToolsProtocol):
     idle_timeout_s: float
     max_connections: int
     deadlines: Deadlines
+    request_log: RequestLog | None
     cycle: Cycle | None  # type: ignore[assignment]  # ours in place of uvicorn's
     """The last request that came."""
     due_s = NEVER
@@ -149,6 +151,7 @@ class Protocol(HttpToolsProtocol):
                 expects_continue=self.expect_100_continue,
             ),
         )
+        self.cycle.began_s = self.loop.time()
         if before is None or before.is_answered:
             self._start(self.cycle)
         else:
@@ -167,6 +170,7 @@ class Protocol(HttpToolsProtocol):
         self._is_between = True
         self.scope["state"]["body_complete"] = time.monotonic_ns()
         assert self.cycle
+        self.cycle.whole_s = self.loop.time()
         self.cycle.end()
         self.due_s = self.deadlines.now_s + self.idle_timeout_s if self.cycle.is_answered else NEVER
 
@@ -184,10 +188,12 @@ class Protocol(HttpToolsProtocol):
         """Where the worker has one, it counts."""
         return self.app_state.get("counting")
 
-    def _on_answer(self) -> None:
+    def _on_answer(self, cycle: Cycle, status: int, body: bytes) -> None:
         """The request in work was answered: on to the next, or wait for one."""
-        if (counting := self._counting) and self._started:
-            counting.answered(self._started.scope, self._started.status)
+        if counting := self._counting:
+            counting.answered(cycle.scope, status)
+        if self.request_log:
+            self.request_log.look(cycle, status, body, self.loop.time())
         if self.transport.get_write_buffer_size():
             self._expect_reader()
         if self.transport.is_closing():
@@ -259,7 +265,8 @@ class Protocol(HttpToolsProtocol):
         status, _ = ERRORS[code]
         if counting := self._counting:
             counting.refused(status, code)
-        body = problem(code, detail)
+        refuse = self.app_state.get("refuse")
+        body = problem(code, detail, instance=refuse(code, detail) if refuse else None)
         headers = [
             *self.server_state.default_headers,
             (b"content-type", PROBLEM_TYPE.encode()),
@@ -312,6 +319,7 @@ def protocol_settings(settings: Settings) -> dict[str, Any]:
         body_timeout_s = settings.body_timeout_s
         idle_timeout_s = settings.idle_timeout_s
         deadlines = Deadlines()
+        request_log = RequestLog.of(settings)
         max_connections = max(settings.max_connections // settings.workers, 1)
 
     return {

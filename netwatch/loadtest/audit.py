@@ -9,6 +9,7 @@ import hashlib
 import re
 import subprocess
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -41,12 +42,14 @@ _SEGMENT = re.compile(r"([0-9a-f]+-\d+)\.jsonl\.zst(\.open)?\Z")  # <instance>-<
 class Audit:
     """What was found; all is well when `found` is empty."""
 
+    keys_forgotten: bool = False
     files: int = 0
     stored_bytes: int = 0
     lines: int = 0
     of_this_run: int = 0
     of_other_runs: int = 0
     unknown_stored: int = 0  # reports whose client cannot know, and which are stored
+    repeated: int = 0  # lines that stand twice under one id, where the server may have forgotten the key
     quarantined: int = 0
     found: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -66,19 +69,23 @@ class Audit:
         ]
 
 
-def audit(data_dir: Path, ledger: Ledger, reports: Reports, *, live: bool = False) -> Audit:
-    """Compare all that `data_dir` holds with what the run sent; `live`: a server still runs, with segments open."""
+def audit(
+    data_dir: Path, ledger: Ledger, reports: Reports, *, live: bool = False, keys_forgotten: bool = False
+) -> Audit:
+    """Compare all that `data_dir` holds with what the run sent; `live`: a server still runs, with segments open;
+    `keys_forgotten`: it was started afresh, and what was sent again after that may stand twice, under the same id."""
     with ExitStack() as stack:
         growing: dict[Path, IO[bytes]] = {}
         if live:  # opened before reports/ is looked at, and kept: each may be sealed, and so renamed, at any moment
             for path in files_below(data_dir / "open"):
                 with suppress(FileNotFoundError):
                     growing[path] = stack.enter_context(path.open("rb"))
-        return _audit(data_dir, growing, ledger, reports, live=live)
+        return _audit(data_dir, growing, ledger, reports, Audit(keys_forgotten), live=live)
 
 
-def _audit(data_dir: Path, growing: dict[Path, IO[bytes]], ledger: Ledger, reports: Reports, *, live: bool) -> Audit:
-    result = Audit()
+def _audit(
+    data_dir: Path, growing: dict[Path, IO[bytes]], ledger: Ledger, reports: Reports, result: Audit, *, live: bool
+) -> Audit:
     sealed: list[Path] = []
     if not live:
         for path in files_below(data_dir / "open"):
@@ -96,7 +103,7 @@ def _audit(data_dir: Path, growing: dict[Path, IO[bytes]], ledger: Ledger, repor
     for path in broken_files(sealed):
         result.add("broken_file", path.name)
     lines = Lines(reports)
-    seen = [bytearray(len(fates)) for fates in ledger.fates]
+    seen = [array("I", bytes(4 * len(fates))) for fates in ledger.fates]
     for path in [*sealed, *growing]:
         for number, raw in enumerate(read_lines(path, growing.get(path)), 1):
             result.lines += 1
@@ -108,7 +115,7 @@ def _audit(data_dir: Path, growing: dict[Path, IO[bytes]], ledger: Ledger, repor
     return result
 
 
-def _look_at(result: Audit, where: str, raw: bytes, ledger: Ledger, lines: Lines, seen: list[bytearray]) -> None:
+def _look_at(result: Audit, where: str, raw: bytes, ledger: Ledger, lines: Lines, seen: list[array[int]]) -> None:
     crc = _CRC.search(raw, max(0, len(raw) - 32))
     if crc is None:
         result.add("bad_line", f"{where}: does not end with a crc")
@@ -130,9 +137,12 @@ def _look_at(result: Audit, where: str, raw: bytes, ledger: Ledger, lines: Lines
         return
     client, number = place
     result.of_this_run += 1
-    if seen[client][number]:
+    mark = zlib.crc32(line["id"].encode()) | 1  # never 0, which is nothing seen
+    if seen[client][number] == mark and result.keys_forgotten:
+        result.repeated += 1
+    elif seen[client][number]:
         result.add("doubled", f"{report_id} in {where}")
-    seen[client][number] = 1
+    seen[client][number] = mark
     fate = ledger.fates[client][number]
     if fate == Fate.UNKNOWN:
         result.unknown_stored += 1

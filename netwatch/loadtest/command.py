@@ -7,6 +7,7 @@ import math
 import resource
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import NoReturn
 
 SIZES = ("small", "medium", "large")
@@ -108,6 +109,10 @@ def run(args: argparse.Namespace) -> int:
     args.mix = args.mix or {args.size or "small": 1}
     if args.kills and not args.kill:
         _refuse(args, "--kills needs --kill")
+    if args.audit and not args.audit.is_dir():
+        _refuse(args, f"there is no data directory {args.audit}")
+    if (args.audit or args.serve) and which("zstd") is None:
+        _refuse(args, "the audit needs the zstd tool: apt install zstd")
     if args.plot and find_spec("matplotlib") is None:
         _refuse(args, "--plot needs matplotlib: pip install 'netwatch[plot]'")
 

@@ -59,6 +59,7 @@ def summarize(
             "of_this_run": result.of_this_run,
             "of_other_runs": result.of_other_runs,
             "unknown_stored": result.unknown_stored,
+            "repeated": result.repeated,
             "quarantined": result.quarantined,
             **{name: result.found[name] for name in FAILURES},
         }

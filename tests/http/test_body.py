@@ -98,6 +98,20 @@ HOSTILE = {
     "samples": (JSON, b'{"hosts":[{"history":[', b'{"t":1},', b'{"t":1}]}]}'),
     "lines": (NDJSON, b"", b"11\n", b""),
     "large lines": (NDJSON, b'{"x":[%b1]}\n' % (b"[]," * 600_000) * 3, b"\n", b""),
+    "lines of extreme numbers": (
+        NDJSON,
+        b'{"clientId":"c","hosts":[],"x":[%b1]}\n' % (b"1e308," * 330_000) * 3,
+        b"\n",
+        b"",
+    ),
+    "lines of extreme latencies": (
+        NDJSON,
+        b'{"clientId":"c","hosts":[{"name":"","url":"","status":"","history":[%b{"t":1}]}]}\n'
+        % (b'{"t":1,"latency":1e308},' * 80_000)
+        * 3,
+        b"\n",
+        b"",
+    ),
     "blank lines": (NDJSON, b"", b"\n", b""),
     "carriage returns": (NDJSON, b"", b"\r\n", b""),
     "spaces": (JSON, b"", b" ", b""),
