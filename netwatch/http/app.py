@@ -130,7 +130,7 @@ def _answer(
     request_id: str,
     members: dict[str, object] | None = None,
 ) -> None:
-    resp.status = ERRORS[code][0]
     req.scope.setdefault("state", {})["code"] = code  # which the request is counted by
+    resp.status = ERRORS[code][0]
     resp.content_type = PROBLEM_TYPE
     resp.data = problem(code, detail, members, instance=request_id)

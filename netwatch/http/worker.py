@@ -148,8 +148,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
         app = create_app(link, self._settings, self._board, meter, refusals, [_LinkLifespan(link, meter)])
         if not self._admin_address:
             return app
-        admin = create_admin_app(link, self._settings, self._board, refusals)
-        return split_app(app, admin, *self._admin_address)
+        return split_app(app, create_admin_app(link, self._settings, self._board, refusals), *self._admin_address)
 
 
 def _address_of(fd: int) -> tuple[str, int]:
@@ -185,6 +184,7 @@ def _name_master(_master: Arbiter, _worker: GunicornWorker) -> None:
 def _on_worker_start(master: Arbiter, _worker: GunicornWorker) -> None:
     process.set_title("worker")
     process.follow(master.pid)
+    process.be_killed_first()
     log.info("worker_started")
 
 
