@@ -293,8 +293,6 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     with contextlib.ExitStack() as stack:
         systemd = stack.enter_context(contextlib.closing(Systemd(os.environ)))
         passed = listen.passed(os.environ)
-        if "admin" in passed:
-            raise StartError("systemd passes a socket named admin, which this server has no use for: remove it.", 2)
         root = _open_root(settings.data_dir)
         stack.callback(os.close, root)
         http = stack.enter_context(passed.get("http") or listen.listen(settings.bind))
@@ -303,7 +301,7 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
             admin = listen.listen(settings.admin_bind, "--admin-bind")
         if admin:
             stack.enter_context(admin)
-        if passed:
+        if "http" in passed:
             log.info("socket_passed", address=listen.url(http, is_tls=settings.tls_certificate is not None))
         if not (settings.tokens or ipaddress.ip_address(http.getsockname()[0]).is_loopback):
             log.warning("everybody_may_post", bind=settings.bind, advice="set tokens, or listen on loopback only")
