@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
-from netwatch import __version__, probe, settings
+from netwatch import __version__, configuration, log, probe, reload
 from netwatch.commands import cat, man, prune, status, tail, verify
 from netwatch.errors import StartError
 from netwatch.loadtest import command as loadtest
@@ -19,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code: int = args.run(args)
     except StartError as error:
-        print(f"netwatch: {error}", file=sys.stderr)
+        log.fatal(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -42,12 +41,17 @@ def _parser() -> argparse.ArgumentParser:
         description="Run the server until it is told to stop.",
         allow_abbrev=False,  # an abbreviation that works today is ambiguous once there is another setting
     )
-    serve.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings by their names")
-    for name, field in settings.FIELDS.items():
-        help_ = field.metadata["help"].replace("%", "%%")
-        default = "" if field.metadata["default_text"] is None else f" (default: {field.metadata['default_text']})"
-        serve.add_argument(settings.flag(name), dest=name, default=argparse.SUPPRESS, metavar="X", help=help_ + default)
+    configuration.add_arguments(serve)
     serve.set_defaults(run=_serve)
+
+    check = commands.add_parser(
+        "check-config",
+        help="check the settings and print where each comes from",
+        description="Print each setting that a server with these flags would have, and where it comes from.",
+        allow_abbrev=False,
+    )
+    configuration.add_arguments(check)
+    check.set_defaults(run=configuration.run)
 
     printed = commands.add_parser("cat", help="print the stored lines", description=cat.__doc__)
     cat.add_arguments(printed)
@@ -66,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     prune.add_arguments(pruned)
     pruned.set_defaults(run=prune.run)
+
+    again = commands.add_parser("reload", help="have the running server use its changed settings")
+    reload.add_arguments(again)
+    again.set_defaults(run=reload.run)
 
     measure = commands.add_parser("probe", help="measure URLs and post the result")
     probe.add_arguments(measure)
@@ -86,10 +94,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    flags = {name: value for name, value in vars(args).items() if name in settings.FIELDS}
-    config = args.config or (Path(os.environ["NETWATCH_CONFIG"]) if os.environ.get("NETWATCH_CONFIG") else None)
-    chosen = settings.load(flags, os.environ, config)
+    chosen, _ = configuration.read(args)
 
     from netwatch import server
 
-    return server.serve(chosen)
+    return server.serve(chosen, lambda: configuration.read(args)[0])

@@ -9,6 +9,8 @@ from typing import Final
 
 import setproctitle
 
+BE_PATIENT: Final = signal.SIGURG
+"""Tells Gunicorn that its drain may take as long as a request's body may; by default this signal does nothing."""
 _PR_SET_PDEATHSIG: Final = 1
 
 

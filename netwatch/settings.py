@@ -162,6 +162,22 @@ def _address_detail(value: object) -> str:
     return str(value)
 
 
+def _log_format(value: object) -> str:
+    if value not in ("auto", "json", "text"):
+        raise ValueError("give auto, json or text")
+    return str(value)
+
+
+def _share(value: object) -> float:
+    try:
+        share = _seconds(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError("give a number from 0 to 1")
+    return share
+
+
 def _yes_or_no(value: object) -> bool:
     words = {"yes": True, "true": True, "no": False, "false": False, True: True, False: False}
     if not isinstance(value, str | bool) or value not in words:
@@ -219,6 +235,7 @@ def _setting(
     low: float | None = None,
     high: float | None = None,
     is_secret: bool = False,
+    needs_restart: bool = False,
 ) -> Any:
     text = None if callable(default) else _default_text(default, parse)
     metadata = {
@@ -228,6 +245,7 @@ def _setting(
         "high": high,
         "default_text": text,
         "is_secret": is_secret,
+        "needs_restart": needs_restart,
     }
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata, repr=not is_secret)
@@ -238,27 +256,38 @@ def _setting(
 class Settings:
     """The settings of one server; sizes are bytes, ``_s`` are seconds."""
 
-    bind: str = _setting("127.0.0.1:8080", _address, "where to listen, host:port")
+    bind: str = _setting("127.0.0.1:8080", _address, "where to listen, host:port", needs_restart=True)
     admin_bind: str | None = _setting(
         None,
         _address_or_none,
         "where to serve metrics and details, host:port; by default at bind, to holders of a token",
+        needs_restart=True,
     )
-    data_dir: Path = _setting(_DATA_DIR, _path, "where the files go")
+    data_dir: Path = _setting(_DATA_DIR, _path, "where the files go", needs_restart=True)
     name: str = _setting(socket.gethostname, _name, "the `server` member of each line; by default the host's name")
     workers: int = _setting(_cores, _count, "worker processes; by default one a core", low=1, high=512)
-    durability: str = _setting("synced", _durability, "what an answered report survives: synced or written")
-    seal_bytes: int = _setting(10 * MIB, _size, "seal a segment at this many bytes of lines", low=1)
-    seal_after_s: float = _setting(60.0, _seconds, "seal a segment this long after its first line", low=0.05)
-    compression_level: int = _setting(1, _count, "zstd's level", low=1, high=19)
-    max_body_bytes: int = _setting(20 * MIB, _size, "largest body of a request", low=KIB, high=256 * MIB)
+    durability: str = _setting(
+        "synced", _durability, "what an answered report survives: synced or written", needs_restart=True
+    )
+    seal_bytes: int = _setting(10 * MIB, _size, "seal a segment at this many bytes of lines", low=1, needs_restart=True)
+    seal_after_s: float = _setting(
+        60.0, _seconds, "seal a segment this long after its first line", low=0.05, needs_restart=True
+    )
+    compression_level: int = _setting(1, _count, "zstd's level", low=1, high=19, needs_restart=True)
+    max_body_bytes: int = _setting(
+        20 * MIB, _size, "largest body of a request", low=KIB, high=256 * MIB, needs_restart=True
+    )
     max_report_bytes: int = _setting(MIB, _size, "largest report, as a line", low=KIB, high=1024 * MIB)
-    max_reports: int = _setting(10_000, _count, "most reports in a request", low=1, high=100_000)
+    max_reports: int = _setting(10_000, _count, "most reports in a request", low=1, high=100_000, needs_restart=True)
     max_depth: int = _setting(32, _count, "deepest nesting of a report", low=5, high=64)
     in_flight_bytes: int = _setting(64 * MIB, _size, "bytes being worked on, shared out over the workers", low=KIB)
-    commit_bytes: int = _setting(8 * MIB, _size, "most bytes of lines in one commit", low=KIB, high=1024 * MIB)
+    commit_bytes: int = _setting(
+        8 * MIB, _size, "most bytes of lines in one commit", low=KIB, high=1024 * MIB, needs_restart=True
+    )
     ack_timeout_s: float = _setting(4.0, _seconds, "answer 503 when a report is not safe after this long", low=0.1)
-    drain_timeout_s: float = _setting(3.0, _seconds, "at a stop, cut off requests still being read after this long")
+    drain_timeout_s: float = _setting(
+        3.0, _seconds, "at a stop, cut off requests still being read after this long", needs_restart=True
+    )
     tokens: Mapping[str, str] = _setting(
         dict, _tokens, "who may post, name:token with commas between; by default everybody", is_secret=True
     )
@@ -279,8 +308,12 @@ class Settings:
     )
     retire_browser_reports: bool = _setting(False, _yes_or_no, "answer browser reports with 410, so that they end")
     page_reserve_bytes: int = _setting(8 * MIB, _size, "of in_flight_bytes, what is kept for reports from pages", low=0)
-    idempotency_window_s: float = _setting(900.0, _seconds, "how long an Idempotency-Key is remembered")
-    idempotency_keys: int = _setting(200_000, _count, "how many Idempotency-Keys are remembered", low=0)
+    idempotency_window_s: float = _setting(
+        900.0, _seconds, "how long an Idempotency-Key is remembered", needs_restart=True
+    )
+    idempotency_keys: int = _setting(
+        200_000, _count, "how many Idempotency-Keys are remembered", low=0, needs_restart=True
+    )
     max_connections: int = _setting(4096, _count, "most connections, shared out over the workers", low=1)
     header_timeout_s: float = _setting(10.0, _seconds, "close a connection whose request header takes longer", low=0.1)
     body_timeout_s: float = _setting(60.0, _seconds, "close a connection whose request body takes longer", low=0.1)
@@ -289,12 +322,23 @@ class Settings:
         None, _file, "serve HTTPS with this certificate (PEM, with its chain); by default HTTP"
     )
     tls_key: Path | None = _setting(None, _file, "the certificate's private key (PEM); by default none")
-    min_free_bytes: int = _setting(256 * MIB, _size, "refuse reports when the disk has less free than this", low=0)
+    log_format: str = _setting(
+        "auto", _log_format, "json, text, or auto: text on a terminal, else JSON", needs_restart=True
+    )
+    slow_request_s: float = _setting(1.0, _seconds, "log each request that takes longer; 0 logs none")
+    access_log_sample: float = _setting(0.0, _share, "log this share of the requests, 0 to 1")
+    min_free_bytes: int = _setting(
+        256 * MIB, _size, "refuse reports when the disk has less free than this", low=0, needs_restart=True
+    )
     retention_days: float | None = _setting(
-        None, _days, "delete sealed files older than this many days; by default none", low=1 / 24
+        None, _days, "delete sealed files older than this many days; by default none", low=1 / 24, needs_restart=True
     )
     retention_bytes: int | None = _setting(
-        None, _size_or_none, "delete the oldest sealed files past this many bytes; by default none", low=MIB
+        None,
+        _size_or_none,
+        "delete the oldest sealed files past this many bytes; by default none",
+        low=MIB,
+        needs_restart=True,
     )
 
     @property
@@ -323,20 +367,35 @@ def variable(name: str) -> str:
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str], config: Path | None) -> Settings:
     """The settings from ``flags`` (by name) over ``environ`` over the TOML file ``config`` over the defaults."""
+    return trace(flags, environ, config)[0]
+
+
+def trace(
+    flags: Mapping[str, object], environ: Mapping[str, str], config: Path | None
+) -> tuple[Settings, dict[str, str]]:
+    """The same, and where each value comes from: a flag, a variable, the file or "default"."""
     values: dict[str, Any] = {}
+    origins = dict.fromkeys(FIELDS, "default")
+
+    def take(name: str, value: object, origin: str, said: str) -> None:
+        values[name] = _parsed(name, value, said)
+        origins[name] = origin
+
     for name, value in _from_file(config).items():
-        values[name] = _parsed(name, value, f"{name} in {config}")
+        take(name, value, str(config), f"{name} in {config}")
     for key, value in environ.items():
         name = key.removeprefix("NETWATCH_").lower()
         if key.startswith("NETWATCH_") and key != "NETWATCH_CONFIG":
             if name not in FIELDS or key != variable(name):
                 raise StartError(f"The environment has {key}, but there is no such setting: unset it.", 2)
-            values[name] = _parsed(name, value, key)
+            take(name, value, key, key)
     for name, value in flags.items():
-        values[name] = _parsed(name, value, flag(name))
+        take(name, value, flag(name), flag(name))
     settings = Settings(**values)
     if settings.tokens_file:
         tokens = {**settings.tokens, **_tokens_from(settings.tokens_file)}
+        own = "" if origins["tokens"] == "default" else f"{origins['tokens']}, "
+        origins["tokens"] = f"{own}{settings.tokens_file}"
         settings = dataclasses.replace(settings, tokens=tokens)
     if settings.admin_bind == settings.bind and split_address(settings.bind)[1]:
         raise StartError("admin_bind needs an address of its own, not the one of bind.", 2)
@@ -344,7 +403,27 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], config: Path |
         raise StartError("HTTPS needs both settings, tls_certificate and tls_key.", 2)
     if settings.tls_certificate and settings.tls_key:
         _demand_pair(settings.tls_certificate, settings.tls_key)
-    return settings
+    return settings, origins
+
+
+def text(name: str, value: Any) -> str:
+    """The value of the setting ``name`` as one could give it, but for secrets."""
+    if FIELDS[name].metadata["is_secret"]:
+        return ",".join(f"{each}:***" for each in value) or "none"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return _default_text(value, FIELDS[name].metadata["parse"]) or "none"
+
+
+def reloaded(old: Settings, new: Settings) -> tuple[Settings, list[str], list[str]]:
+    """What a reload makes of ``old``: the settings, the names of those that are new, and of those that must wait.
+
+    What the writer and the sockets were started with waits for a restart.
+    """
+    changed = [name for name in FIELDS if getattr(old, name) != getattr(new, name)]
+    waiting = [name for name in changed if FIELDS[name].metadata["needs_restart"]]
+    settings = dataclasses.replace(new, **{name: getattr(old, name) for name in waiting})
+    return settings, [name for name in changed if name not in waiting], waiting
 
 
 def _demand_pair(certificate: Path, key: Path) -> None:

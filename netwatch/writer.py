@@ -30,7 +30,10 @@ REFUSAL_LASTS_S: Final = 5.0
 
 
 class Writer:
-    """Commits what ``inbox`` holds to ``store`` until it is drained. ``on_link`` is called at the first link."""
+    """Commits what ``inbox`` holds to ``store`` until it is drained.
+
+    ``on_link`` is called at the first link, ``on_beat`` now and then while the loop runs.
+    """
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class Writer:
         *,
         drain_s: float,
         on_link: Callable[[], None],
+        on_beat: Callable[[], None] = lambda: None,
         meter: Meter | None = None,
     ) -> None:
         self._inbox = inbox
@@ -46,6 +50,7 @@ class Writer:
         self._meter = meter or Meter()
         self._drain_s = drain_s
         self._on_link: Callable[[], None] | None = on_link
+        self._on_beat = on_beat
         self._stop_at_s: float | None = None
         self._is_seal_due = False
         self._heartbeat_at_s = 0.0
@@ -164,6 +169,7 @@ class Writer:
         elif now_s < self._heartbeat_at_s:
             return
         self._heartbeat_at_s = now_s + HEARTBEAT_S
+        self._on_beat()
         outlook = self._refusal if now_s - self._refused_at_s < REFUSAL_LASTS_S else STORED
         try:
             self._store.require_room()
@@ -181,12 +187,14 @@ def run(
     notify: Callable[[str], None],
     instance: str,
     deaths: Mapping[str, float],
+    *,
     meter: Meter,
+    on_beat: Callable[[], None],
 ) -> bool:
     """Be the writer of the data directory open as ``root``, for the links that come in on ``listener``.
 
     ``instance`` names this process in its files; ``deaths`` says when (monotonic) the writers before it died;
-    ``meter`` is what it counts in.
+    ``meter`` is what it counts in; ``on_beat`` is called every now and then as long as it works.
 
     Calls ``notify("recovered")`` when it takes batches and ``notify("linked")`` at the first link. SIGTERM drains,
     SIGUSR1 seals. Returns whether everything was sealed. Raises :class:`StartError` when it cannot start.
@@ -213,10 +221,18 @@ def run(
     os.set_blocking(wakeup, False)
     listener.setblocking(False)
     inbox = Inbox(listener, wakeup, max_batch_bytes=settings.max_batch_bytes, group_bytes=settings.commit_bytes)
-    writer = Writer(inbox, store, drain_s=settings.drain_timeout_s + 4, on_link=lambda: notify("linked"), meter=meter)
+    writer = Writer(
+        inbox,
+        store,
+        drain_s=settings.drain_timeout_s + 4,
+        on_link=lambda: notify("linked"),
+        on_beat=on_beat,
+        meter=meter,
+    )
     signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: writer.drain())
     signal.signal(signal.SIGUSR1, lambda *_: writer.seal())
+    on_beat()
     try:
         store.start(time.monotonic())
     except OSError as error:

@@ -14,7 +14,10 @@ PACKAGE = Path(__file__).parents[1] / "netwatch"
 # From top to bottom. A module belongs to the first row with a pattern that fits; `x.*` fits `x` too.
 ROWS = [
     ["netwatch.__main__", "netwatch.cli"],
-    ["netwatch.server", "netwatch.probe", "netwatch.commands.*", "netwatch.loadtest.*", "netwatch.bench.*"],
+    ["netwatch.server", "netwatch.probe", "netwatch.reload", "netwatch.configuration"],
+    ["netwatch.commands.*", "netwatch.loadtest.*", "netwatch.bench.*"],
+    ["netwatch.generations"],
+    ["netwatch.child", "netwatch.listen", "netwatch.notify"],
     ["netwatch.http.worker"],
     ["netwatch.http.app"],
     ["netwatch.http.*"],
@@ -49,7 +52,7 @@ PLACES = {
     "uvicorn": ["netwatch.http.*"],
     "uvicorn_worker": ["netwatch.http.*"],
     "zstandard": ["netwatch.storage.*", "netwatch.http.encoding"],
-    "multiprocessing": ["netwatch.server"],
+    "multiprocessing": ["netwatch.server", "netwatch.child"],
     "httpx": ["netwatch.probe"],
 }
 ANYTHING_OUTSIDE = ["netwatch.loadtest.*", "netwatch.bench.*"]

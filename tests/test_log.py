@@ -100,3 +100,141 @@ def test_a_librarys_exception_is_named(capfd: pytest.CaptureFixture[str]) -> Non
 def test_a_record_that_cannot_be_made_is_logged_as_such(capfd: pytest.CaptureFixture[str]) -> None:
     log.Handler().handle(logging.LogRecord("x", logging.ERROR, "", 0, "%d %d", ("one",), None))
     assert "unprintable record" in logged(capfd)["message"]
+
+
+# Where stderr leads
+
+PROGRAM = """
+import os, sys
+from netwatch import log
+if sys.argv[2] == "journal":
+    status = os.fstat(2)
+    os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
+log.configure(sys.argv[1])
+log.info("started", address="http://127.0.0.1:80")
+log.warning("odd", text="two words", escape="\\x1b[31m\\x9b\\u202e", empty="", pair={"a": [1]}, none=None)
+log.error("broken", count=3)
+"""
+
+
+def written(form: str, where: str = "", **environ: str) -> list[str]:
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, form, where],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+        env=os.environ | environ,
+    )
+    return run.stderr.splitlines()
+
+
+@pytest.mark.parametrize("form", ["auto", "json"])
+def test_journald_reads_a_priority_before_each_line(form: str) -> None:
+    lines = written(form, "journal")
+    assert [line[:4] for line in lines] == ["<6>{", "<4>{", "<3>{"]
+    assert [json.loads(line[3:])["event"] for line in lines] == ["started", "odd", "broken"]
+
+
+def test_a_variable_that_names_another_stream_is_not_believed() -> None:
+    assert [line[0] for line in written("auto", JOURNAL_STREAM="8:12345")] == ["{"] * 3
+
+
+def test_text_is_short_and_each_value_one_printable_word() -> None:
+    started, odd, broken = written("text")
+    assert started[12:].startswith(" info    started pid=")
+    assert started.endswith(" address=http://127.0.0.1:80")
+    words = ' text="two words" escape="\\u001b[31m\\u009b\\u202e" empty="" pair="{\\"a\\": [1]}" none=null'
+    assert odd.endswith(words)
+    assert broken[13:].startswith("error   broken pid=")
+    assert all(line.isprintable() for line in (started, odd, broken))
+
+
+def on_a_terminal(form: str, **environ: str) -> str:
+    ours, theirs = os.openpty()
+    try:
+        clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM, form, ""], stderr=theirs, timeout=20, check=True, env=clean | environ
+        )
+        return os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_terminal_gets_text_in_colours_unless_they_are_not_wanted() -> None:
+    shown = on_a_terminal("auto", TERM="xterm")
+    assert "\x1b[32minfo   \x1b[0m" in shown
+    assert "\x1b[31merror  \x1b[0m" in shown
+    assert "\x1b" not in on_a_terminal("auto", TERM="xterm", NO_COLOR="1")
+    assert "\x1b" not in on_a_terminal("auto", TERM="dumb")
+    assert "\x1b[" in on_a_terminal("auto", TERM="xterm", NO_COLOR="")
+    assert on_a_terminal("json", TERM="xterm").startswith("{")
+
+
+@pytest.mark.parametrize("hostile", ["\x7f", "\x9b31m", "\u2028", "\u202e", "\x1b[2J"])
+def test_nothing_that_moves_a_cursor_is_left_unescaped(hostile: str, capfd: pytest.CaptureFixture[str]) -> None:
+    log.info("odd", value=hostile)
+    text = capfd.readouterr().err
+    assert text.rstrip("\n").isascii()
+    assert text.rstrip("\n").isprintable()
+    assert json.loads(text)["value"] == hostile
+
+
+def test_a_line_is_never_longer_than_a_pipe_takes_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    log.info("long", **{f"member_{number}": "\x00" * 100_000 for number in range(20)}, size_bytes=7)
+    text = capfd.readouterr().err
+    assert len(text) <= 4096
+    entry = json.loads(text)
+    assert (entry["event"], entry["size_bytes"]) == ("long", 7)
+    assert entry["member_19"].startswith("\x00")
+
+
+NOBODY_READS = """
+import os, socket, sys, time
+from netwatch import log
+if sys.argv[1] == "pipe":
+    reader, writer = os.pipe()
+else:
+    ours, theirs = socket.socketpair()
+    reader, writer = ours.fileno(), theirs.fileno()
+os.dup2(writer, 2)
+os.set_blocking(reader, False)
+if sys.argv[1] == "foreign pipe":
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.dup2(writer, 2)
+    real = os.open
+    def refused(path, *rest):
+        if path == "/proc/self/fd/2":
+            raise PermissionError
+        return real(path, *rest)
+    os.open = refused
+log.configure("json")
+for number in range(20_000):
+    log.info("filling", number=number)
+assert os.get_blocking(2)
+read = b""
+while True:
+    try:
+        piece = os.read(reader, 65536)
+    except BlockingIOError:
+        break
+    read += piece
+log.info("after")
+print(read.count(b"\\n"), read.endswith(b"\\n"), os.read(reader, 65536).decode())
+"""
+
+
+@pytest.mark.parametrize("stderr", ["pipe", "socket", "foreign pipe"])
+def test_a_log_that_nobody_reads_holds_up_nobody(stderr: str) -> None:
+    """The lines that do not fit are dropped whole, and counted in the next one that does."""
+    run = subprocess.run(
+        [sys.executable, "-c", NOBODY_READS, stderr], capture_output=True, text=True, timeout=20, check=True
+    )
+    count, is_whole, last = run.stdout.split(maxsplit=2)
+    entry = json.loads(last)
+    assert (entry["event"], is_whole) == ("after", "True")
+    assert int(count) > 100
+    assert entry["dropped_lines"] == 20_000 - int(count)

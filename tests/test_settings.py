@@ -16,7 +16,7 @@ from netwatch import queue, reports
 from netwatch.errors import StartError
 from netwatch.settings import FIELDS, KIB, MIB, Settings, flag, load, split_address, variable
 
-DEFAULTS: dict[str, object] = {
+DEFAULTS: dict[str, Any] = {
     "bind": "127.0.0.1:8080",
     "admin_bind": None,
     "data_dir": Path("data"),
@@ -50,6 +50,9 @@ DEFAULTS: dict[str, object] = {
     "idle_timeout_s": 75.0,
     "tls_certificate": None,
     "tls_key": None,
+    "log_format": "auto",
+    "slow_request_s": 1.0,
+    "access_log_sample": 0.0,
     "min_free_bytes": 256 * MIB,
     "retention_days": None,
     "retention_bytes": None,
@@ -100,6 +103,9 @@ GIVEN: dict[str, tuple[str, str, object]] = {
     "idle_timeout_s": ("5", "5", 5.0),
     "tls_certificate": (str(CERTIFICATE), f'"{CERTIFICATE}"', CERTIFICATE),
     "tls_key": (str(CERTIFICATE), f'"{CERTIFICATE}"', CERTIFICATE),
+    "log_format": ("json", '"json"', "json"),
+    "slow_request_s": ("0", "0", 0.0),
+    "access_log_sample": ("0.25", "0.25", 0.25),
     "min_free_bytes": ("0", "0", 0),
     "retention_days": ("30", "30", 30.0),
     "retention_bytes": ("100GiB", '"100GiB"', 100 * 1024 * MIB),
@@ -177,6 +183,9 @@ BAD: dict[str, list[object]] = {
     "idle_timeout_s": ["0", "0.9"],
     "tls_certificate": ["a\nb", True],
     "tls_key": ["a\nb", True],
+    "log_format": ["", "xml", 1],
+    "slow_request_s": ["-1", "soon", True],
+    "access_log_sample": ["-0.1", "1.1", "all", True],
     "min_free_bytes": ["-1"],
     "retention_days": ["0", "-1", "30d", True],
     "retention_bytes": ["0", "1023", "-1", "many"],

@@ -643,7 +643,7 @@ class InThread:
         inbox = Inbox(self._listener, self._wakeup, max_batch_bytes=MIB, group_bytes=MIB)
         store = made_store(self.files, seal_bytes=MIB, min_free_bytes=MIB)
         store.start(time.monotonic())
-        self._writer = Writer(inbox, store, drain_s=drain_s, on_link=lambda: None)
+        self._writer = Writer(inbox, store, drain_s=drain_s, on_link=lambda: None, on_beat=lambda: None)
         self.is_clean: bool | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()

@@ -44,7 +44,8 @@ try:
         lambda word: os.write(int(news), word.encode() + b"\\n"),
         new_instance(),
         {},
-        Meter(),
+        meter=Meter(),
+        on_beat=lambda: None,
     )
 except StartError as error:
     print(f"netwatch: {error}", file=sys.stderr)

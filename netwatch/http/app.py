@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
@@ -18,7 +19,9 @@ from netwatch.http.ingest import BrowserReports, Door, Reports, Storing
 from netwatch.http.metrics import Counting, Metrics
 from netwatch.http.openapi import OpenApi
 from netwatch.http.problem import PROBLEM_TYPE, problem
+from netwatch.http.request_log import Refusals
 from netwatch.metrics.board import Board, WorkerMeter
+from netwatch.reports import new_id
 from netwatch.settings import Settings
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 500: "internal"}
@@ -32,23 +35,28 @@ class WorkerLink(Storing, Watched, Protocol):
 
 
 def create_app(
-    link: WorkerLink, settings: Settings, board: Board, meter: WorkerMeter, middleware: Iterable[Any] = ()
+    link: WorkerLink,
+    settings: Settings,
+    board: Board,
+    meter: WorkerMeter,
+    refusals: Refusals,
+    middleware: Iterable[Any] = (),
 ) -> falcon.asgi.App[Any, Any]:
     """The whole door as an ASGI application, which counts in ``meter`` and shows ``board``."""
-    app = falcon.asgi.App(middleware=[*middleware, Counting(meter)])
+    app = falcon.asgi.App(middleware=[refusals, *middleware, Counting(meter)])
     door = Door(link, settings, meter)
     app.add_route("/api/v1/reports", Reports(door))
     app.add_route("/api/v1/browser-reports", BrowserReports(door))
-    _add_health(app, link, settings, board, None if settings.admin_bind else door.access.admit)
+    _add_health(app, link, settings, board, refusals, None if settings.admin_bind else door.access.admit)
     return app
 
 
 def create_admin_app(
-    link: WorkerLink, settings: Settings, board: Board, meter: WorkerMeter
+    link: WorkerLink, settings: Settings, board: Board, meter: WorkerMeter, refusals: Refusals
 ) -> falcon.asgi.App[Any, Any]:
     """What is served at the setting ``admin_bind``: health and details, to whoever can connect, and no reports."""
     app = falcon.asgi.App(middleware=[Counting(meter)])
-    _add_health(app, link, settings, board, _let_in)
+    _add_health(app, link, settings, board, refusals, _let_in)
     return app
 
 
@@ -69,7 +77,12 @@ def _let_in(_req: Request, _resp: Response) -> None:
 
 
 def _add_health(
-    app: falcon.asgi.App[Any, Any], link: WorkerLink, settings: Settings, board: Board, guard: Guard | None
+    app: falcon.asgi.App[Any, Any],
+    link: WorkerLink,
+    settings: Settings,
+    board: Board,
+    refusals: Refusals,
+    guard: Guard | None,
 ) -> None:
     """Health for everybody, details for whom ``guard`` lets in, for nobody without one."""
     app.add_route("/livez", Livez())
@@ -78,31 +91,45 @@ def _add_health(
         app.add_route("/openapi.json", OpenApi(settings, guard))
         app.add_route("/metrics", Metrics(board, guard))
         app.add_route("/version", Version(guard))
+    answers = _Answers(refusals)
     app.add_error_handler(Exception, _on_failure)
-    app.add_error_handler(falcon.HTTPError, _on_http_error)
-    app.add_error_handler(Refused, _on_refused)
+    app.add_error_handler(falcon.HTTPError, answers.on_http_error)
+    app.add_error_handler(Refused, answers.on_refused)
 
 
-async def _on_refused(_req: Request, resp: Response, error: Refused, _params: object) -> None:
-    for name, value in error.headers.items():
-        resp.set_header(name, value)
-    _answer(resp, error.code, error.detail, error.members)
+class _Answers:
+    """What a client gets when its request fails."""
 
+    def __init__(self, refusals: Refusals) -> None:
+        self._refuse = refusals.refuse
 
-async def _on_http_error(_req: Request, resp: Response, error: falcon.HTTPError, _params: object) -> None:
-    code = _CODES.get(error.status_code, "bad_request")
-    if error.headers:
-        resp.set_headers(error.headers)
-    _answer(resp, code, error.description or f"{ERRORS[code][1]}.")
+    async def on_refused(self, req: Request, resp: Response, error: Refused, _params: object) -> None:
+        for name, value in error.headers.items():
+            resp.set_header(name, value)
+        _answer(resp, error.code, error.detail, self._refuse(error.code, error.detail, req.path), error.members)
+
+    async def on_http_error(self, req: Request, resp: Response, error: falcon.HTTPError, _params: object) -> None:
+        code = _CODES.get(error.status_code, "bad_request")
+        detail = error.description or f"{ERRORS[code][1]}."
+        if error.headers:
+            resp.set_headers(error.headers)
+        _answer(resp, code, detail, self._refuse(code, detail, req.path))
 
 
 async def _on_failure(req: Request, resp: Response, error: Exception, _params: object) -> None:
-    log.error("request_failed", path=req.path, error=repr(error))
-    _answer(resp, "internal", "This is a fault of the server; its log says more.")
+    request_id = new_id(time.time_ns())
+    log.error("request_failed", id=request_id, path=req.path, error=repr(error))
+    _answer(resp, "internal", "This is a fault of the server; its log says more.", request_id)
 
 
-def _answer(resp: Response, code: str, detail: str, members: dict[str, object] | None = None) -> None:
+def _answer(
+    resp: Response,
+    code: str,
+    detail: str,
+    request_id: str,
+    members: dict[str, object] | None = None,
+) -> None:
     resp.status = ERRORS[code][0]
     resp.context.code = code
     resp.content_type = PROBLEM_TYPE
-    resp.data = problem(code, detail, members)
+    resp.data = problem(code, detail, members, instance=request_id)

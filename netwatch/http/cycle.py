@@ -50,12 +50,14 @@ class Cycle:
         "_start",
         "_transport",
         "_waiter",
+        "began_s",
         "is_answered",
         "is_disconnected",
         "is_whole",
         "keep_alive",
         "scope",
         "task",
+        "whole_s",
     )
 
     def __init__(
@@ -64,13 +66,15 @@ class Cycle:
         transport: asyncio.Transport,
         flow: FlowControl,
         default_headers: Headers,
-        on_answer: Callable[[], None],
+        on_answer: Callable[[Cycle, int, bytes], None],
         *,
         keep_alive: bool,
         expects_continue: bool,
     ) -> None:
         self.scope = scope
         self.keep_alive = keep_alive
+        self.began_s = self.whole_s = 0.0
+        """When its header was there, and when its body was, by the loop's clock."""
         self.is_whole = False
         """Its body has come to its end."""
         self.is_answered = False
@@ -160,4 +164,4 @@ class Cycle:
         if not self.keep_alive:
             self._transport.close()
         self._wake()
-        self._on_answer()
+        self._on_answer(self, self._start["status"], body)

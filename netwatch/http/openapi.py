@@ -42,6 +42,7 @@ class Problem(msgspec.Struct):
     title: str
     status: int
     detail: str
+    instance: str
 
 
 _WAYS_TO_GIVE_A_TOKEN: Final = {

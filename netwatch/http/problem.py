@@ -12,9 +12,15 @@ from netwatch.errors import ERRORS
 PROBLEM_TYPE: Final = "application/problem+json"
 
 
-def problem(code: str, detail: str, members: Mapping[str, object] | None = None) -> bytes:
-    """The problem document of ``code``, a key of :data:`ERRORS`; ``members`` are added to it."""
+def problem(
+    code: str, detail: str, members: Mapping[str, object] | None = None, *, instance: str | None = None
+) -> bytes:
+    """The problem document of ``code``, a key of :data:`ERRORS`; ``members`` are added to it.
+
+    ``instance`` is the id under which the log has this request.
+    """
     status, title = ERRORS[code]
-    return msgspec.json.encode(
-        {"type": f"urn:netwatch:error:{code}", "title": title, "status": status, "detail": detail, **(members or {})}
-    )
+    document = {"type": f"urn:netwatch:error:{code}", "title": title, "status": status, "detail": detail}
+    if instance:
+        document["instance"] = f"urn:uuid:{instance}"
+    return msgspec.json.encode({**document, **(members or {})})

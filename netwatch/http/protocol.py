@@ -22,6 +22,7 @@ from netwatch.http.cycle import Cycle, head
 from netwatch.http.deadlines import NEVER, Deadlines, Due
 from netwatch.http.metrics import count_connections, count_refused
 from netwatch.http.problem import PROBLEM_TYPE, problem
+from netwatch.http.request_log import RequestLog
 from netwatch.settings import Settings
 
 MAX_HEADER_BYTES: Final = 64 * 1024
@@ -44,6 +45,7 @@ class Protocol(HttpToolsProtocol):
     idle_timeout_s: float
     max_connections: int
     deadlines: Deadlines
+    request_log: RequestLog | None
     cycle: Cycle | None  # type: ignore[assignment]  # ours in place of uvicorn's
     """The last request that came."""
     due_s = NEVER
@@ -147,6 +149,7 @@ class Protocol(HttpToolsProtocol):
                 expects_continue=self.expect_100_continue,
             ),
         )
+        self.cycle.began_s = self.loop.time()
         if before is None or before.is_answered:
             self._start(self.cycle)
         else:
@@ -165,6 +168,7 @@ class Protocol(HttpToolsProtocol):
         self._is_between = True
         self.scope["state"]["body_complete"] = time.monotonic_ns()
         assert self.cycle
+        self.cycle.whole_s = self.loop.time()
         self.cycle.end()
         self.due_s = self.deadlines.now_s + self.idle_timeout_s if self.cycle.is_answered else NEVER
 
@@ -177,8 +181,10 @@ class Protocol(HttpToolsProtocol):
         cycle.task = self.loop.create_task(cycle.run(self.app, self.tasks))
         self.tasks.add(cycle.task)
 
-    def _on_answer(self) -> None:
+    def _on_answer(self, cycle: Cycle, status: int, body: bytes) -> None:
         """The request in work was answered: on to the next, or wait for one."""
+        if self.request_log:
+            self.request_log.look(cycle, status, body, self.loop.time())
         if self.transport.get_write_buffer_size():
             self._expect_reader()
         if self.transport.is_closing():
@@ -249,7 +255,8 @@ class Protocol(HttpToolsProtocol):
         """Answer the connection, where there is no request to answer, and close it."""
         status, _ = ERRORS[code]
         count_refused(self.app_state, status, code)
-        body = problem(code, detail)
+        refuse = self.app_state.get("refuse")
+        body = problem(code, detail, instance=refuse(code, detail) if refuse else None)
         headers = [
             *self.server_state.default_headers,
             (b"content-type", PROBLEM_TYPE.encode()),
@@ -302,6 +309,7 @@ def protocol_settings(settings: Settings) -> dict[str, Any]:
         body_timeout_s = settings.body_timeout_s
         idle_timeout_s = settings.idle_timeout_s
         deadlines = Deadlines()
+        request_log = RequestLog.of(settings)
         max_connections = max(settings.max_connections // settings.workers, 1)
 
     return {

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
+import mmap
 import os
 import signal
 import socket
+import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any, Final
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker as GunicornWorker
+from uvicorn.config import Config
+from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from netwatch import log, process
 from netwatch.http.app import create_admin_app, create_app, split_app
 from netwatch.http.protocol import ANSWER_S, protocol_settings
+from netwatch.http.request_log import Refusals
 from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.queue import Link
 from netwatch.settings import Settings
@@ -28,8 +35,40 @@ _KILL_S: Final = 0.5
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
+class _Server(Server):
+    """uvicorn's server, which says when it takes connections, and tells its last ones that it does no more."""
+
+    def __init__(self, config: Config, say: Callable[[str], None], patience_s: memoryview) -> None:
+        super().__init__(config)
+        self._say = say
+        self._patience_s = patience_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        with contextlib.suppress(OSError):  # the supervisor is gone
+            self._say("serving")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.lifespan.state["draining"] = True  # a connection that was just accepted does not know yet
+        if self._patience_s[0]:
+            self.config.timeout_graceful_shutdown = self._patience_s[0]
+        await super().shutdown(sockets)
+
+
 class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no types
-    """uvicorn's worker class with our protocol."""
+    """uvicorn's worker class with our protocol and server."""
+
+    say: Callable[[str], None]
+    patience_s: memoryview
+    """Its first, if it is not 0, is how long a drain may take instead; the master writes it, the workers share it."""
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = _Server(self.config, self.say, self.patience_s)
+        self._install_sigquit_handler()
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
 
 class _LinkLifespan:
@@ -92,6 +131,11 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
         for name, value in values.items():
             self.cfg.set(name, value)
 
+    def be_patient(self) -> None:
+        """Let the drain take as long as the body of a request may: after a reload, nobody waits for its end."""
+        Worker.patience_s[0] = math.ceil(self._settings.body_timeout_s + ANSWER_S)
+        self.cfg.set("graceful_timeout", math.ceil(Worker.patience_s[0] + _KILL_S))
+
     def load(self) -> Any:
         link = Link(
             self._queue_path, batch_bytes=self._settings.commit_bytes, ack_timeout_s=self._settings.ack_timeout_s
@@ -99,10 +143,12 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
         meter = self._board.claim()
         if meter.number is None:
             log.error("no_slot", advice="this worker is missing in the metrics; restart the server")
-        app = create_app(link, self._settings, self._board, meter, [_LinkLifespan(link, meter)])
+        refusals = Refusals()
+        app = create_app(link, self._settings, self._board, meter, refusals, [_LinkLifespan(link, meter)])
         if not self._admin_address:
             return app
-        return split_app(app, create_admin_app(link, self._settings, self._board, meter), *self._admin_address)
+        admin = create_admin_app(link, self._settings, self._board, meter, refusals)
+        return split_app(app, admin, *self._admin_address)
 
 
 def _address_of(fd: int) -> tuple[str, int]:
@@ -141,14 +187,26 @@ def _on_worker_start(master: Arbiter, _worker: GunicornWorker) -> None:
     log.info("worker_started")
 
 
-def run(settings: Settings, listener_fd: int, queue_path: str, board: Board, admin_fd: int | None = None) -> None:
+def run(
+    settings: Settings,
+    listener_fd: int,
+    queue_path: str,
+    board: Board,
+    say: Callable[[str], None],
+    admin_fd: int | None = None,
+) -> None:
     """Be Gunicorn's master for the listening HTTP socket ``listener_fd`` until SIGTERM. Ends in SystemExit.
 
-    Its workers count on ``board``. ``admin_fd`` is the listening socket of ``admin_bind``.
+    Its workers count on ``board``, and each says "serving" once it takes connections. ``admin_fd`` is the listening
+    socket of ``admin_bind``.
     """
     process.set_title("gunicorn")
     os.environ.pop("NOTIFY_SOCKET", None)  # it would say that it is ready before a worker is
+    Worker.say = staticmethod(say)
+    Worker.patience_s = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")
     Worker.CONFIG_KWARGS = protocol_settings(settings)
     signal.set_wakeup_fd(-1)
     _fork_without_losing_a_signal()
-    _Gunicorn(settings, listener_fd, queue_path, board, admin_fd).run()
+    gunicorn = _Gunicorn(settings, listener_fd, queue_path, board, admin_fd)
+    signal.signal(process.BE_PATIENT, lambda *_: gunicorn.be_patient())
+    gunicorn.run()

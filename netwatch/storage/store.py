@@ -301,15 +301,16 @@ class Store:
             return
         self._count_recovered(leftover, recovered)
         if recovered.path or recovered.ending is not Ending.OPEN:
-            (log.error if recovered.quarantined else log.info)(
+            log.info(
                 "segment_recovered",
                 segment=str(leftover.id),
                 path=recovered.path,
                 lines=len(recovered.ids),
                 ending=recovered.ending.value,
                 broken_bytes=recovered.broken_bytes,
-                quarantined=recovered.quarantined,
             )
+        if recovered.quarantined:
+            log.error("segment_quarantined", segment=str(leftover.id), path=recovered.quarantined)
 
     def _count_recovered(self, leftover: Leftover, recovered: Recovered) -> None:
         if recovered.path:

@@ -11,6 +11,7 @@ from typing import Any
 import falcon.testing
 
 from netwatch.http.app import create_app
+from netwatch.http.request_log import Refusals
 from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.queue import Stored
 from netwatch.reports import ID
@@ -79,7 +80,7 @@ class Door:
         self.settings = Settings(**given)
         self.board = Board()
         self.meter = WorkerMeter()
-        self.app = create_app(self.link, self.settings, self.board, self.meter)
+        self.app = create_app(self.link, self.settings, self.board, self.meter, Refusals())
         self._client = falcon.testing.TestClient(self.app)
 
     def request(self, method: str, path: str, **options: Any) -> falcon.testing.Result:

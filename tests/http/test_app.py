@@ -8,6 +8,7 @@ import pytest
 from netwatch.errors import ERRORS
 from netwatch.http.app import create_app
 from netwatch.http.problem import problem
+from netwatch.http.request_log import Refusals
 from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.settings import Settings
 from tests.http.door import PATH, REPORT, Door, FakeLink, code_of, problem_of
@@ -76,7 +77,7 @@ def test_errors_of_falcon_take_our_form() -> None:
         async def on_put(self, _req: object, _resp: object) -> None:
             raise falcon.HTTPServiceUnavailable(retry_after=5)
 
-    app = create_app(FakeLink(), Settings(workers=1), Board(), WorkerMeter())
+    app = create_app(FakeLink(), Settings(workers=1), Board(), WorkerMeter(), Refusals())
     app.add_route("/failing", Failing())
     client = falcon.testing.TestClient(app)
     result = client.simulate_get("/failing")
@@ -95,5 +96,5 @@ def test_middleware_is_handed_on() -> None:
         ) -> None:
             resp.set_header("x-seen", "1")
 
-    app = create_app(FakeLink(), Settings(workers=1), Board(), WorkerMeter(), [Named()])
+    app = create_app(FakeLink(), Settings(workers=1), Board(), WorkerMeter(), Refusals(), [Named()])
     assert falcon.testing.TestClient(app).simulate_get("/livez").headers["x-seen"] == "1"

@@ -30,7 +30,8 @@ from netwatch.http import worker
 from netwatch.metrics.board import Board
 from netwatch.settings import Settings
 os.environ["NOTIFY_SOCKET"] = sys.argv[3]
-worker.run(Settings(workers=2, drain_timeout_s=0.5, ack_timeout_s=0.5), int(sys.argv[1]), sys.argv[2], Board())
+settings = Settings(workers=2, drain_timeout_s=0.5, ack_timeout_s=0.5)
+worker.run(settings, int(sys.argv[1]), sys.argv[2], Board(), print)
 """
 
 
@@ -140,7 +141,8 @@ def test_workers_start_without_a_writer_and_serve_once_there_is_one(workers: Wor
         assert workers.master.wait(10) == 0
         assert time.monotonic() - began_s < 2
         listener.shutdown(socket.SHUT_RDWR)
-    assert {entry["level"] for entry in workers.log} == {"info"}
+    (refused,) = [entry for entry in workers.log if entry["level"] != "info"]
+    assert (refused["event"], refused["code"]) == ("request_refused", "ack_timeout")
 
 
 def test_row_3_workers_drain_and_end_when_their_master_is_killed(workers: Workers) -> None:

@@ -86,7 +86,9 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._seen: set[Process] = set()
 
-    def spawn(self, *, environ: Mapping[str, str] | None = None, before: Sequence[str] = ()) -> None:
+    def spawn(
+        self, *, environ: Mapping[str, str] | None = None, before: Sequence[str] = (), pass_fds: Sequence[int] = ()
+    ) -> None:
         """Start the command and do not wait; ``before`` stands in front of it."""
         bind = ["--bind", f"127.0.0.1:{self.port}", "--data-dir", str(self.data_dir)]
         with self.log.open("ab") as log:
@@ -96,6 +98,7 @@ class Server:
                 stderr=log,
                 env={**os.environ, **(environ or {})},
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
         self.stdout = b""
 
