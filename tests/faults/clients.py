@@ -58,6 +58,10 @@ class Clients:
         target = len(self.acked) + more
         assert wait_until(lambda: len(self.acked) >= target, GIVE_UP_S), self.statuses
 
+    def wait_connected(self) -> None:
+        """Return when each of them has been answered."""
+        assert wait_until(lambda: len({name.split("-")[1] for name in list(self.acked)}) == self._total, GIVE_UP_S)
+
     def forget_acks_since(self, count: int) -> None:
         """Take all acks but the first ``count`` for no answers: nobody could have heard them."""
         del self.acked[count:]

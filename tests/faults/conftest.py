@@ -17,15 +17,15 @@ NewExt4 = Callable[..., Ext4]
 
 @pytest.fixture
 def ext4(tmp_path: Path) -> Iterator[NewExt4]:
-    """`ext4(*options)`: a new ext4 on a loop device, mounted; all are unmounted at the end."""
-    if reason := why_not("ext4", tmp_path):
+    """`ext4(options)`: a new ext4 on a loop device, mounted; all are taken away at the end."""
+    if reason := why_not("ext4"):
         pytest.skip(reason)
     disks: list[Disk] = []
 
-    def make(*options: str) -> Ext4:
+    def make(options: str = "defaults") -> Ext4:
         directory = tmp_path / f"ext4-{len(disks)}"
         directory.mkdir()
-        disk = Ext4(directory, *options)
+        disk = Ext4(directory, options)
         disks.append(disk)
         disk.mount()
         return disk
@@ -38,7 +38,7 @@ def ext4(tmp_path: Path) -> Iterator[NewExt4]:
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Tmpfs]:
     """A disk of 16 MiB in memory."""
-    if reason := why_not("tmpfs", tmp_path):
+    if reason := why_not("tmpfs"):
         pytest.skip(reason)
     disk = Tmpfs(tmp_path / "tmpfs")
     disk.mount()

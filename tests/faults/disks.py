@@ -10,6 +10,7 @@ import fcntl
 import os
 import struct
 import subprocess
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -24,17 +25,18 @@ UNMOUNT_S: Final = 10.0
 class Disk:
     """A file system of our own at ``path``."""
 
-    def __init__(self, path: Path, kind: str, device: str, options: str) -> None:
+    def __init__(self, path: Path, kind: str, options: str) -> None:
         self.path = path
-        self._command = ["mount", "-t", kind, "-o", options, device, str(path)]
+        self.device = "none"
+        self._command = ["mount", "-t", kind, "-o", options]
         path.mkdir()
 
     def mount(self) -> None:
         """Mount it; raises CalledProcessError, with what mount said in ``stderr``."""
-        subprocess.run(self._command, check=True, capture_output=True, text=True)
+        run(*self._command, self.device, str(self.path))
 
     def unmount(self) -> None:
-        """Unmount it once the processes that used it have ended; a loop device goes with it."""
+        """Unmount it once the processes that used it have ended."""
         until_s = time.monotonic() + UNMOUNT_S
         while True:
             done = subprocess.run(["umount", str(self.path)], check=False, capture_output=True, text=True)
@@ -46,7 +48,7 @@ class Disk:
     def remove(self) -> None:
         """Whatever a test has left of it, take it away."""
         while os.path.ismount(self.path):
-            subprocess.run(["umount", "-l", str(self.path)], check=True)
+            run("umount", "-l", str(self.path))
 
     def fill(self, leave_bytes: int = 0) -> Path:
         """Take its room but for so many bytes; the file that takes it."""
@@ -61,18 +63,26 @@ class Tmpfs(Disk):
     """16 MiB of memory, and room for 64 files."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "tmpfs", "none", f"size={16 * MIB},nr_inodes=64")
+        super().__init__(path, "tmpfs", f"size={16 * MIB},nr_inodes=64")
 
 
 class Ext4(Disk):
-    """48 MiB on a loop device, which is let go of with the mount."""
+    """48 MiB on a loop device."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, options: str = "defaults") -> None:
+        super().__init__(directory / "disk", "ext4", options)
         image = directory / "image"
         with image.open("wb") as file:
             file.truncate(48 * MIB)
-        subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", str(image)], check=True)
-        super().__init__(directory / "disk", "ext4", str(image), ",".join(("loop", *options)))
+        run("mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", str(image))
+        # Held from mount to mount: a device that is let go of with an unmount may be taken again while it still goes.
+        self.device = run("losetup", "--find", "--show", str(image))
+
+    def remove(self) -> None:
+        super().remove()
+        if self.device != "none":
+            run("losetup", "--detach", self.device)
+            self.device = "none"
 
     def cut_power(self) -> None:
         """Nothing reaches the disk any more; its processes live on and get errors."""
@@ -88,19 +98,28 @@ class Ext4(Disk):
         self.mount()
 
 
+def run(*command: str) -> str:
+    """What the command printed; raises CalledProcessError with what it complained of."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 @cache
-def why_not(kind: str, directory: Path) -> str:
+def why_not(kind: str) -> str:
     """Why there can be no such disk here; "" if there can."""
     if os.geteuid() != 0:
         return f"needs root: it mounts {kind}"
-    trial = directory / f"trial-{kind}"
-    trial.mkdir()
-    try:
-        disk = Ext4(trial) if kind == "ext4" else Tmpfs(trial / "disk")
-        disk.mount()
-    except FileNotFoundError as error:
-        return f"needs {error.filename} (Debian's packages e2fsprogs and mount)"
-    except subprocess.CalledProcessError as error:
-        return f"{kind} cannot be mounted here: {error.stderr.strip()}"
-    disk.remove()
+    with tempfile.TemporaryDirectory(prefix="netwatch-") as name:
+        directory = Path(name)
+        try:
+            disk = Ext4(directory) if kind == "ext4" else Tmpfs(directory / "disk")
+        except FileNotFoundError as error:
+            return f"needs {error.filename} (Debian's packages e2fsprogs and mount)"
+        except subprocess.CalledProcessError as error:
+            return f"no loop device: {error.stderr.strip()}"
+        try:
+            disk.mount()
+        except subprocess.CalledProcessError as error:
+            return f"{kind} cannot be mounted here: {error.stderr.strip()}"
+        finally:
+            disk.remove()
     return ""

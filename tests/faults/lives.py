@@ -113,6 +113,7 @@ def second_life(house: WriterHouse, worker: Worker, strace: list[str]) -> int:
     killed = house.start()
     for _ in range(2):
         assert worker.post(killed, 10)
+    wait_until(lambda: len(house.open_files()) == 2, "the next segment")  # so that each recovery finds the same
     killed.kill()
     worker.hang_up()
     return _live(house, worker, strace, batches=1)

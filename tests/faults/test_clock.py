@@ -88,7 +88,7 @@ def test_row_15_the_clock_jumps_an_hour_back_and_a_day_ahead(
 
 
 def test_row_15_many_seals_in_one_millisecond(make_server: Serve, clock: SetClock, tmp_path: Path) -> None:
-    """The clock stands still, over a restart of the writer too: each file has its own name, each line its own id."""
+    """With the clock standing still, also over a restart of the writer, no name is used twice, and no id."""
     server = start(make_server, tmp_path, "--seal-after-s", "600")
     clock(f"at {STOPPED_NS}")
     for number in range(30):

@@ -26,7 +26,7 @@ def test_row_11_idle_connections_take_every_descriptor_of_the_workers(make_serve
     before = server.processes()
     worker = server.find_one("worker")
     with Clients(server) as clients, contextlib.ExitStack() as idle:
-        clients.wait_acked(20)
+        clients.wait_connected()
         for _ in range(2 * LIMIT):
             connection = server.connect()
             idle.enter_context(connection)

@@ -16,15 +16,20 @@ def test_row_24_two_servers_on_one_data_directory_under_load(serve: Serve, make_
     first = serve(*flags)
     second = make_server(*flags, data_dir=first.data_dir).start()
     with Clients(first, second, total=8) as clients:
-        for _ in range(3):
+        for number in range(4):
             clients.wait_acked(100)
             writer = first.find_one("writer")
             os.kill(writer.pid, signal.SIGKILL)
             clients.wait_acked(100)
             assert wait_until(lambda: first.find("writer") not in ([], [writer]), 5)  # noqa: B023 - called at once
-            second.kill()
+            if number % 2:
+                second.kill()
+            else:
+                second.send(signal.SIGTERM)
+                assert second.wait() == 0
             second.start()
     first.send(signal.SIGTERM)
     assert first.wait() == 0
     second.stop()
     clients.audit(second)
+    assert not clients.codes, "somebody was refused"
