@@ -7,7 +7,7 @@ import os
 import sys
 
 from netwatch import __version__, configuration, log, probe, reload
-from netwatch.commands import cat, man, prune, tail, verify
+from netwatch.commands import cat, man, prune, status, tail, verify
 from netwatch.errors import StartError
 from netwatch.loadtest import command as loadtest
 
@@ -78,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     measure = commands.add_parser("probe", help="measure URLs and post the result")
     probe.add_arguments(measure)
     measure.set_defaults(run=probe.run)
+
+    shown = commands.add_parser("status", help="show how a running server is", description=status.__doc__)
+    status.add_arguments(shown)
+    shown.set_defaults(run=status.run)
 
     load = commands.add_parser("loadtest", help="load a server with reports, and audit what it stores")
     loadtest.add_arguments(load)

@@ -1,33 +1,31 @@
-"""`netwatch probe URL…` measures each URL once, in parallel, and posts what it saw to a server as one report.
+"""`netwatch probe URL…` measures each URL, in parallel, and posts what it saw to a server as one report.
 
-Every measurement is exactly one sample and takes at most the timeout, whatever the other side does (only a resolver
-that hangs can hold up the exit). What fails to answer is a result, whose `error` says how, and never an exception.
 asyncio, anyio and httpx are imported where they are used, so that the other commands start quickly.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import math
+import os
 import socket
-import ssl
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netwatch import __version__
+from netwatch.errors import StartError
+from netwatch.measurement import USER_AGENT, kind_of, measure, new_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import ssl
+    from collections.abc import Mapping
 
     import httpx
 
 REPORTS_PATH = "/api/v1/reports"
-REDIRECTS_TOTAL = 5
-USER_AGENT = f"netwatch-probe/{__version__}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +36,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--print", action="store_true", dest="print_only", help="print the report instead of posting it"
     )
     parser.add_argument("--client-id", default=socket.gethostname(), help="who reports (the host's name: %(default)s)")
-    parser.add_argument("--timeout-s", type=_seconds, default=5.0, metavar="S", help="for each URL (%(default)s)")
+    parser.add_argument("--timeout-s", type=_seconds, default=5.0, metavar="S", help="for each sample (%(default)s)")
+    parser.add_argument("--count", type=_count, default=1, metavar="N", help="samples of each URL (%(default)s)")
+    parser.add_argument(
+        "--interval-s",
+        type=_seconds,
+        default=1.0,
+        metavar="S",
+        help="from one sample's start to the next (%(default)s)",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="the server's token for us, alone in a file; by default the systemd credential `token`, if there is one",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, then post or print; return the exit code: 0 stored or printed, 1 not stored, 2 not a URL."""
+    """Measure, then post or print; return the exit code: 0 stored or printed, 1 not stored, 2 wrong usage."""
     import asyncio
 
     try:
@@ -51,13 +63,21 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"netwatch probe: {error}", file=sys.stderr)
         return 2
+    token = _token(args.token_file, os.environ)
     timestamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    hosts = asyncio.run(_measure_all(urls, args.timeout_s))
-    report = {"clientId": args.client_id, "timestamp": timestamp, "hosts": hosts}
-    if args.print_only:
-        print(json.dumps(report, indent=2))
-        return 0
-    return asyncio.run(_post(server, json.dumps(report), args.timeout_s))
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        hosts = runner.run(_measure_all(urls, args.timeout_s, args.count, args.interval_s))
+        report = {"clientId": args.client_id, "timestamp": timestamp, "hosts": hosts}
+        if args.print_only:
+            print(json.dumps(report, indent=2))
+            return 0
+        return runner.run(_post(server, json.dumps(report), token, args.timeout_s))
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) <= 1000):
+        raise argparse.ArgumentTypeError(f"not a number from 1 to 1000: {text}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -84,101 +104,69 @@ def _parse_url(text: str) -> httpx.URL:
     return url
 
 
-async def _measure_all(urls: list[httpx.URL], timeout_s: float) -> list[dict[str, Any]]:
+def _token(path: Path | None, environ: Mapping[str, str]) -> str:
+    """The token in the file, or in systemd's credential (systemd.exec(5), LoadCredential=), or no text."""
+    if path is None:
+        path = Path(environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), "token")
+        if not path.exists():
+            return ""
+    try:
+        token = path.read_text("ascii").strip()
+    except OSError as error:
+        raise StartError(f"Cannot read the token in {path}: {error.strerror}.", 2) from None
+    except UnicodeDecodeError:
+        token = " "
+    if not token.isprintable() or " " in token:
+        raise StartError(f"{path} must hold one token and nothing else.", 2)
+    return token
+
+
+async def _measure_all(urls: list[httpx.URL], timeout_s: float, count: int, interval_s: float) -> list[dict[str, Any]]:
     import asyncio
 
     import httpx
     from anyio.lowlevel import checkpoint
 
     await checkpoint()  # its first use loads modules for 30 ms, which no server should be blamed for
-    limits = httpx.Limits(max_connections=None)  # a wait for a free connection would be measured too
-    async with httpx.AsyncClient(
-        follow_redirects=True,
-        max_redirects=REDIRECTS_TOTAL,
-        timeout=None,  # ours bounds the whole, httpx's each single read
-        limits=limits,
-        headers={"user-agent": USER_AGENT},
-    ) as client:
-        return await asyncio.gather(*(_measure(client, url, timeout_s) for url in urls))
+    context = httpx.create_ssl_context()  # so does this
+    hosts = [_measure_host(url, context, timeout_s, count, interval_s) for url in urls]
+    return await asyncio.gather(*hosts)
 
 
-async def _measure(client: httpx.AsyncClient, url: httpx.URL, timeout_s: float) -> dict[str, Any]:
-    """One host of a report, with one sample; the latency lasts to the end of the answer's body, redirects included."""
+async def _measure_host(
+    url: httpx.URL, context: ssl.SSLContext, timeout_s: float, count: int, interval_s: float
+) -> dict[str, Any]:
+    """One host of a report, with `count` samples; a sample that took longer than the interval delays the next."""
     import asyncio
 
-    latency_ms = error = None
-    started_ms = time.time_ns() // 1_000_000
-    started_ns = time.perf_counter_ns()
-    try:
-        async with asyncio.timeout(timeout_s), client.stream("GET", url) as response:
-            async for _ in response.aiter_raw():
-                pass  # thrown away: a body has no bound
-        latency_ms = round((time.perf_counter_ns() - started_ns) / 1e6, 3)
-        error = f"http {response.status_code}" if response.status_code >= 500 else None
-    except Exception as exception:  # a redirect to a port that cannot be is an OverflowError, and so on
-        error = kind_of(exception)
+    history = []
+    next_s = time.monotonic()
+    for _ in range(count):
+        await asyncio.sleep(next_s - time.monotonic())
+        next_s = time.monotonic() + interval_s
+        history.append(await measure(url, context, timeout_s))
     return {
         "name": url.netloc.decode("ascii"),
         "url": str(url.copy_with(userinfo=b"") if url.userinfo else url),  # no report may carry a password
-        "status": "error" if error else "online",
-        "history": [{"t": started_ms, "latency": latency_ms, "error": error}],
+        "status": "error" if history[-1]["error"] else "online",
+        "history": history,
     }
 
 
-async def _post(server: httpx.URL, body: str, timeout_s: float) -> int:
+async def _post(server: httpx.URL, body: str, token: str, timeout_s: float) -> int:
     import asyncio
 
     import httpx
 
     url = server.copy_with(path=server.path.rstrip("/") + REPORTS_PATH)
+    headers = {"user-agent": USER_AGENT, "content-type": "application/json"}
+    if token:
+        headers["authorization"] = f"Bearer {token}"
     try:
-        async with (
-            asyncio.timeout(timeout_s),
-            httpx.AsyncClient(timeout=None, headers={"user-agent": USER_AGENT}) as client,
-        ):
-            response = await client.post(url, content=body, headers={"content-type": "application/json"})
+        async with asyncio.timeout(timeout_s), httpx.AsyncClient(timeout=None, headers=headers) as client:
+            response = await client.post(url, content=body)
     except (httpx.HTTPError, OSError) as exception:
         print(f"netwatch probe: no answer from the server {server}: {kind_of(exception)}", file=sys.stderr)
         return 1
     print(response.status_code, " ".join(response.text.splitlines()))
     return 0 if response.status_code == 200 else 1
-
-
-def kind_of(exception: BaseException) -> str:
-    """Why there was no answer: timeout, dns, tls, redirects, protocol, or connect: and read: with a reason."""
-    import httpx
-
-    causes = list(_causes(exception))
-    if any(isinstance(cause, TimeoutError | httpx.TimeoutException) for cause in causes):
-        return "timeout"
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return "dns"
-    if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return "tls"
-    if isinstance(exception, httpx.TooManyRedirects):
-        return "redirects"
-    step = "connect" if isinstance(exception, httpx.ConnectError) else "read"
-    numbers = {cause.errno for cause in causes if isinstance(cause, OSError)}
-    for reason, meant in (
-        ("refused", {errno.ECONNREFUSED}),
-        ("reset", {errno.ECONNRESET, errno.EPIPE}),
-        ("unreachable", {errno.ENETUNREACH, errno.EHOSTUNREACH}),
-    ):
-        if numbers & meant:
-            return f"{step}: {reason}"
-    return f"{step}: failed" if isinstance(exception, httpx.NetworkError) else "protocol"
-
-
-def _causes(exception: BaseException) -> Iterator[BaseException]:
-    """The exception and all that led to it: httpx wraps httpcore's, that anyio's, and that one for each address."""
-    waiting: list[BaseException | None] = [exception]
-    seen: set[int] = set()
-    while waiting:
-        cause = waiting.pop()
-        if cause is None or id(cause) in seen:
-            continue
-        seen.add(id(cause))
-        yield cause
-        waiting += [cause.__cause__, cause.__context__]
-        if isinstance(cause, BaseExceptionGroup):
-            waiting += cause.exceptions

@@ -96,10 +96,21 @@ def _find(base: str, pid: int | None) -> str:
     found = {}
     for path in glob.glob(f"{glob.escape(base)}/netwatch-*/{SOCKET_NAME}"):
         owner = int(path.split("/")[-2].split("-")[1])
-        if pid in (None, owner) and os.path.exists(f"/proc/{owner}"):  # what a killed one left is nobody's
+        if pid in (None, owner) and _is_running(owner):  # what a killed one left is nobody's
             found[owner] = path
     if not found:
         raise StartError(f"No server{f' {pid}' if pid else ''} of this user has its socket in {base}: is it running?")
     if len(found) > 1:
         raise StartError(f"Several servers run here: choose one with --pid ({', '.join(map(str, found))}).", 2)
     return next(iter(found.values()))
+
+
+def _is_running(pid: int) -> bool:
+    """Whether there is such a process; under systemd it is not in our sight of /proc."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # systemd gives each command a user namespace of its own (PrivateUsers=)
+        return True
+    return True

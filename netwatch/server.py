@@ -7,6 +7,7 @@ tells them and they drain.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import ipaddress
 import mmap
 import multiprocessing.connection
@@ -128,6 +129,7 @@ class Supervisor:
             self._writer_alive[0] = now_s
             self._board.supervisor.add(table.STARTS, labels=("writer",))
             self._writer.start()
+            importlib.import_module("netwatch.http.worker")  # while the writer starts; so all Gunicorns run this code
         self._generations.tend(now_s, may_start=self._is_writer_ready)
         if self._is_draining:
             if self._is_writer_ready and not self._generations.running():
@@ -291,6 +293,8 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     with contextlib.ExitStack() as stack:
         systemd = stack.enter_context(contextlib.closing(Systemd(os.environ)))
         passed = listen.passed(os.environ)
+        if "admin" in passed:
+            raise StartError("systemd passes a socket named admin, which this server has no use for: remove it.", 2)
         root = _open_root(settings.data_dir)
         stack.callback(os.close, root)
         http = stack.enter_context(passed.get("http") or listen.listen(settings.bind))

@@ -20,7 +20,7 @@ from netwatch.queue import STORED, Batch, Inbox, Stored
 from netwatch.reports import ID
 from netwatch.settings import Settings
 from netwatch.storage.files import Files
-from netwatch.storage.retention import DAY_S, Retention
+from netwatch.storage.retention import Retention
 from netwatch.storage.store import RESEND_S, Store
 from netwatch.storage.window import Window
 
@@ -201,21 +201,19 @@ def run(
     """
     process.set_title("writer")
     os.umask(0o027)
-    files = Files(root, meter)
-    days = settings.retention_days
     store = Store(
-        files,
+        Files(root, meter),
         Window(settings.idempotency_window_s, settings.idempotency_keys),
         instance=instance,
         deaths=deaths,
+        retention=Retention(
+            Files(root), max_days=settings.retention_days, max_bytes=settings.retention_bytes, meter=meter
+        ),
         compression_level=settings.compression_level,
         seal_bytes=settings.seal_bytes,
         seal_after_s=settings.seal_after_s,
         min_free_bytes=settings.min_free_bytes,
         is_synced=settings.durability == "synced",
-        retention=Retention(
-            files, max_age_s=None if days is None else days * DAY_S, max_bytes=settings.retention_bytes
-        ),
         meter=meter,
     )
     wakeup, signalled = os.pipe()

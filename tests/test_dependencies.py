@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import os
 import select
@@ -235,6 +236,16 @@ def test_gunicorn_notifies_systemd_only_by_the_variable_we_take_away(
             assert systemd.recv(999).startswith(b"READY=1")
         with pytest.raises(BlockingIOError):
             systemd.recv(999)
+
+
+def test_the_worker_class_has_what_ours_overrides_to_run_its_own_server() -> None:
+    source = inspect.getsource(UvicornWorker._serve)
+    assert "self.config.app = self.wsgi" in source
+    assert "server = Server(config=self.config)" in source
+    assert "self._install_sigquit_handler()" in source
+    assert "await server.serve(sockets=self.sockets)" in source
+    for name in ("startup", "shutdown"):  # with the sockets alone
+        assert list(inspect.signature(getattr(uvicorn.Server, name)).parameters) == ["self", "sockets"]
 
 
 def test_the_worker_class_takes_uvicorns_settings_from_a_class_attribute() -> None:

@@ -16,6 +16,7 @@ ROWS = [
     ["netwatch.__main__", "netwatch.cli"],
     ["netwatch.server", "netwatch.probe", "netwatch.reload", "netwatch.configuration"],
     ["netwatch.commands.*", "netwatch.loadtest.*", "netwatch.bench.*"],
+    ["netwatch.measurement"],
     ["netwatch.generations"],
     ["netwatch.child", "netwatch.listen", "netwatch.notify"],
     ["netwatch.http.worker"],
@@ -53,7 +54,7 @@ PLACES = {
     "uvicorn_worker": ["netwatch.http.*"],
     "zstandard": ["netwatch.storage.*", "netwatch.http.encoding"],
     "multiprocessing": ["netwatch.server", "netwatch.child"],
-    "httpx": ["netwatch.probe"],
+    "httpx": ["netwatch.probe", "netwatch.measurement"],
 }
 ANYTHING_OUTSIDE = ["netwatch.loadtest.*", "netwatch.bench.*"]
 

@@ -124,6 +124,18 @@ def test_audit_compares_every_report_also_one_whose_hosts_it_has_seen(
     assert made.audit().found == {"altered": 1}
 
 
+def test_audit_reports_hosts_that_are_altered_the_same_way_twice(made: Made) -> None:
+    first = made.reports.payload(f"{RUN}-0-0")
+    number = next(number for number in range(3, 100_000) if made.reports.payload(f"{RUN}-0-{number}") is first)
+    made.ledger.settle(0, made.ledger.take(0, number - 2), Fate.UNKNOWN)
+    for place, report_id in ((0, f"{RUN}-0-0"), (6, f"{RUN}-0-{number}")):
+        report = stored_report(made.reports, report_id)
+        report["hosts"][0]["status"] = "fine"
+        made.lines[place : place + 1] = [line(report)]
+    made.write()
+    assert made.audit().found == {"altered": 2}
+
+
 def test_audit_reports_a_latency_without_its_decimal_point(made: Made) -> None:
     sent = ((number, json.loads(made.reports.body(f"{RUN}-0-{number}"))) for number in range(1000))
     number, report = next(

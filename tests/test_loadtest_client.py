@@ -216,22 +216,42 @@ def test_a_server_that_stores_a_request_twice_under_its_key_is_found(tmp_path: P
     assert audit(tmp_path, ledger, SMALL).found == ({} if knows_keys else {"doubled": 3})
 
 
-def judged(body: bytes, reports: Reports) -> bytes:
+def judged(body: bytes, reports: Reports) -> tuple[int, dict[str, Any]]:
     """The right answer to NDJSON with bad reports, which are told by their ids."""
     ids = [one.partition(b'":"')[2].partition(b'"')[0].decode() for one in body.split(b"\n")]
     bad = [index for index, report_id in enumerate(ids) if reports.is_bad(report_id)]
     said = {"accepted": len(ids) - len(bad), "rejected": len(bad), "errors": [{"index": index} for index in bad[:100]]}
-    return answer(200 if said["accepted"] else 400, json.dumps(said).encode())
+    return (200 if said["accepted"] else 400), said
 
 
 def test_bad_reports_must_be_rejected_one_by_one() -> None:
     reports = Reports(1, {"small": 1}, 0.5)
-    load, wire, ledger = load_against([lambda body: judged(body, reports)], reports=reports, batch=3)
+
+    def judge(body: bytes) -> bytes:
+        status, said = judged(body, reports)
+        return answer(status, json.dumps(said).encode())
+
+    load, wire, ledger = load_against([judge], reports=reports, batch=3)
     bad_total = sum(reports.is_bad(f"{RUN}-0-{number}") for number in range(3 * len(wire.bodies)))
     assert load.tally.anomalies_total == 0
     assert load.tally.rejected_total == bad_total == ledger.fates[0].count(Fate.REJECTED) > 3
     assert load.tally.reports == {200: 3 * len(wire.bodies) - bad_total}
     assert load.tally.requests[400] == load.tally.bad_requests_total > 0
+
+
+@pytest.mark.parametrize("wrong", [{"rejected": 0}, {"errors": []}, {"errors": [{"index": 99}]}, {"accepted": 3}])
+def test_an_answer_that_rejects_others_or_more_than_the_bad_is_an_anomaly(wrong: dict[str, Any]) -> None:
+    reports = Reports(1, {"small": 1}, 0.5)
+
+    def lie(body: bytes) -> bytes:
+        status, said = judged(body, reports)
+        return answer(status, json.dumps(said | wrong).encode())
+
+    load, _, ledger = load_against([lie], reports=reports, batch=3)
+    bad_totals = [
+        ledger.fates[0][first : first + 3].count(Fate.REJECTED) for first in range(0, len(ledger.fates[0]), 3)
+    ]
+    assert load.tally.anomalies_total >= sum(0 < bad_total < 3 for bad_total in bad_totals) > 0
 
 
 @pytest.mark.parametrize("batch", [0, 3])
@@ -258,6 +278,12 @@ def test_bodies_are_encoded(encoding: str, decode: Callable[[bytes], bytes]) -> 
     assert [json.loads(one)["clientId"] for one in decode(wire.bodies[0]).split(b"\n")] == [f"{RUN}-0-0", f"{RUN}-0-1"]
     assert load.tally.body_bytes == sum(len(decode(body)) for body in wire.bodies)
     assert load.tally.wire_bytes < load.tally.body_bytes
+
+
+def test_a_connection_that_the_server_means_to_close_is_not_used_again() -> None:
+    load, wire, _ = load_against([answer(400, b"{}", b"connection:close\r\n")])  # and it leaves it open
+    assert wire.connections_total == len(wire.bodies) > 1
+    assert load.tally.requests == {400: len(wire.bodies)}
 
 
 def test_a_token_is_sent_with_each_request() -> None:

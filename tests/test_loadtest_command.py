@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,21 @@ from netwatch.loadtest.reports import Reports
 from netwatch.loadtest.requests import Requests, address
 from netwatch.loadtest.summary import histogram, percentiles_ms, summarize, table
 from netwatch.loadtest.tally import Tally
-from netwatch.loadtest.trial import run_trial
+from netwatch.loadtest.trial import expectations, run_trial
 from tests.stand_in import stand_in
 
 ROOT = Path(__file__).parents[1]
 
 
-def run(options: Sequence[str], command: Sequence[str]) -> int:
-    """The load test in this process, with a command of ours for the server."""
+def parsed(options: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    args = parser.parse_args(options)
-    args.mix = {"small": 1}
-    return run_trial(args, command)
+    return parser.parse_args(["--mix", "small=1", *options])
+
+
+def run(options: Sequence[str], command: Sequence[str]) -> int:
+    """The load test in this process, with a command of ours for the server."""
+    return run_trial(parsed(options), command)
 
 
 def netwatch(*options: str | Path, code: int = 0) -> str:
@@ -235,6 +238,29 @@ def test_a_terminal_sees_how_far_it_is_and_a_file_does_not() -> None:
     assert shown.endswith("\r\x1b[K")
     assert b"\x1b" not in done.stdout
     assert subprocess.run(command, capture_output=True, cwd=ROOT, timeout=20, check=False).stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("tally", "failed"),
+    [
+        (Tally(), ["nothing"]),
+        (Tally(requests=Counter({503: 5})), ["nothing", "expected only 200"]),
+        (Tally(requests=Counter({200: 5})), []),
+        (Tally(requests=Counter({200: 5, 400: 1})), ["expected only 200"]),
+        (Tally(requests=Counter({200: 5, 400: 1}), bad_requests_total=1), []),
+        (Tally(requests=Counter({200: 5, 400: 2}), bad_requests_total=1), ["expected only 200"]),
+        (Tally(requests=Counter({200: 5}), unsent_total=1), ["expected only 200"]),
+        (Tally(requests=Counter({200: 5}), retried=Counter({503: 1})), []),
+        (Tally(requests=Counter({200: 5}), retried=Counter({"cut": 1})), ["expected no cut"]),
+        (Tally(requests=Counter({200: 5}), dropped_total=1), ["expected no cut"]),
+        (Tally(requests=Counter({200: 5}), retried=Counter({"timeout": 1})), ["latency"]),
+        (Tally(requests=Counter({200: 5}), latencies_s=array("f", [0.1, 0.6])), ["latency"]),
+        (Tally(requests=Counter({200: 5}), anomalies=["odd"], anomalies_total=1), ["anomaly"]),
+    ],
+)
+def test_what_the_clients_must_not_see_is_a_failure(tally: Tally, failed: list[str]) -> None:
+    options = ["URL", "--expect-only-200", "--expect-no-cut", "--max-latency-s", "0.5"]
+    assert [failure.partition(":")[0] for failure in expectations(parsed(options), tally)] == failed
 
 
 def test_percentiles_and_histogram_hold_every_latency() -> None:

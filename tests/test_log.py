@@ -136,6 +136,21 @@ def test_journald_reads_a_priority_before_each_line(form: str) -> None:
     assert [json.loads(line[3:])["event"] for line in lines] == ["started", "odd", "broken"]
 
 
+def test_why_a_command_ends_is_a_sentence_and_to_journald_an_event(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "netwatch", "serve", "--workers", "0"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert (said.returncode, said.stderr.startswith("netwatch: --workers")) == (2, True)
+    with (tmp_path / "journal").open("w+") as journal:
+        status = os.fstat(journal.fileno())
+        environ = os.environ | {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        code = subprocess.run(command, stderr=journal, timeout=20, check=False, env=environ).returncode
+        text = (tmp_path / "journal").read_text()
+    assert text.startswith("<3>")
+    entry = json.loads(text[3:])
+    assert (entry["event"], entry["exit_code"], code) == ("start_failed", 2, 2)
+    assert "--workers" in entry["error"]
+
+
 def test_a_variable_that_names_another_stream_is_not_believed() -> None:
     assert [line[0] for line in written("auto", JOURNAL_STREAM="8:12345")] == ["{"] * 3
 

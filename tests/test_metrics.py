@@ -127,11 +127,12 @@ def test_living_workers_have_slots_of_their_own_and_keep_what_is_in_flight() -> 
         for _ in pids:
             assert os.read(ready, 1) == b"x"
         assert [terms[-1] for terms in board.read().terms.values()] == [5, 5, 5]
-        os.kill(pids[1], signal.SIGKILL)
-        os.waitpid(pids[1], 0)
+        dead = pids.pop()
+        os.kill(dead, signal.SIGKILL)
+        os.waitpid(dead, 0)
         assert sorted(terms[-1] for terms in board.read().terms.values()) == [0, 5, 5]
     finally:
-        for pid in (pids[0], pids[2]):
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         os.close(ready)

@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests import planted_door, planted_faults, planted_queue, planted_storage
+from tests import planted_counting, planted_door, planted_faults, planted_queue, planted_storage
 
 ROOT = Path(__file__).parents[1]
 
-PLANTED = planted_storage.PLANTED | planted_queue.PLANTED | planted_door.PLANTED | planted_faults.PLANTED
+PLANTED = (
+    planted_storage.PLANTED
+    | planted_queue.PLANTED
+    | planted_door.PLANTED
+    | planted_counting.PLANTED
+    | planted_faults.PLANTED
+)
 
 RUN = """
 import sys

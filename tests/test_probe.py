@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -11,11 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from netwatch import probe
+from netwatch.errors import StartError
+from tests.clients.certificate import Certificate
 
 Measured = Callable[..., list[dict[str, Any]]]
 
@@ -26,8 +31,8 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def serving(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """The URL of a real server that answers every GET and POST with `answer`."""
+def serving(answer: Callable[[BaseHTTPRequestHandler], None], context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """The URL of a real server that answers every GET and POST with `answer`; over TLS with a `context`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -39,9 +44,11 @@ def serving(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
+            yield f"http{'s' if context else ''}://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
 
@@ -326,3 +333,141 @@ def test_a_bad_timeout_is_refused(capsys: pytest.CaptureFixture[str], seconds: s
 def test_the_client_is_loaded_only_to_measure() -> None:
     program = "import sys, netwatch.probe; print([m for m in ('asyncio', 'httpx', 'anyio') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
+
+
+PARTS = ["dnsMs", "connectMs", "tlsMs", "firstByteMs"]
+
+
+def test_the_parts_of_the_time_are_told(measured: Measured) -> None:
+    def slow(request: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.1)
+        answering(200)(request)
+
+    with serving(slow) as url:
+        (host,) = measured(url.replace("127.0.0.1", "localhost"))
+    (sample,) = host["history"]
+    assert list(sample) == ["t", "latency", "error", "dnsMs", "connectMs", "firstByteMs"]
+    assert sample["firstByteMs"] >= 100
+    assert all(sample[name] >= 0 for name in PARTS if name in sample)
+    assert sum(sample[name] for name in PARTS if name in sample) <= sample["latency"]
+
+
+def test_an_address_needs_no_lookup_and_http_no_tls(measured: Measured) -> None:
+    with serving(answering(200)) as url:
+        (host,) = measured(url)
+    assert list(host["history"][0]) == ["t", "latency", "error", "connectMs", "firstByteMs"]
+
+
+def test_the_lookup_is_no_part_of_connecting(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.2)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with serving(answering(200)) as url:
+        (host,) = measured(url.replace("127.0.0.1", "localhost"))
+    (sample,) = host["history"]
+    assert sample["dnsMs"] >= 200
+    assert sample["connectMs"] < 200 < sample["latency"]
+
+
+def test_tls_is_a_part(measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = Certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.path))
+    with serving(answering(200), certificate.context()) as url:
+        (host,) = measured(url)
+    assert list(host["history"][0]) == ["t", "latency", "error", "connectMs", "tlsMs", "firstByteMs"]
+    assert host["history"][0]["tlsMs"] > 0
+
+
+def test_only_the_steps_that_were_finished_are_told(measured: Measured) -> None:
+    with refusing() as refused, stalling() as stalled:
+        hosts = measured("--timeout-s", "0.3", refused.replace("127.0.0.1", "localhost"), stalled)
+    assert [list(host["history"][0])[3:] for host in hosts] == [["dnsMs"], ["connectMs"]]
+
+
+def test_redirects_add_up(measured: Measured) -> None:
+    def slow(request: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.1)
+        redirecting(2)(request)
+
+    with serving(slow) as url:
+        (host,) = measured(url)
+    assert host["history"][0]["firstByteMs"] >= 300
+
+
+def test_each_sample_has_a_connection_of_its_own_and_its_time(measured: Measured) -> None:
+    peers = []
+
+    def note(request: BaseHTTPRequestHandler) -> None:
+        peers.append(request.client_address)
+        answering(200)(request)
+
+    with serving(note) as url:
+        (host,) = measured("--count", "3", "--interval", "0.2", url)
+    assert len(set(peers)) == len(peers) == 3
+    history = host["history"]
+    assert len(history) == 3
+    assert all("connectMs" in sample for sample in history)
+    assert 350 < history[2]["t"] - history[0]["t"] < 5000
+
+
+def test_the_last_sample_is_the_status(measured: Measured) -> None:
+    statuses = iter([500, 200, 200, 500])
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        answering(next(statuses))(request)
+
+    with serving(answer) as url:
+        for status, errors in (("online", ["http 500", None]), ("error", [None, "http 500"])):
+            (host,) = measured("--count", "2", "--interval-s", "0.01", url)
+            assert host["status"] == status
+            assert [sample["error"] for sample in host["history"]] == errors
+
+
+def test_a_slow_answer_delays_the_next_sample_and_doubles_none(measured: Measured) -> None:
+    with stalling() as url:
+        (host,) = measured("--count", "3", "--interval-s", "0.01", "--timeout-s", "0.2", url)
+    times = [sample["t"] for sample in host["history"]]
+    assert all(later - earlier >= 199 for earlier, later in itertools.pairwise(times))
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1.5", "1001", "many"])
+def test_a_bad_count_is_refused(capsys: pytest.CaptureFixture[str], count: str) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        probing("--count", count, "http://127.0.0.1:1")
+    assert refusal.value.code == 2
+    assert "--count" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["flag", "credential", "none", "empty"])
+def test_the_token_is_sent(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = tmp_path / "token"
+    if way != "none":
+        token.write_text("" if way == "empty" else "0123456789abcdef0\n")
+    if way != "flag":
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    seen = []
+
+    def take(request: BaseHTTPRequestHandler) -> None:
+        if request.command == "POST":
+            seen.append(request.headers["authorization"])
+        answering(200)(request)
+
+    with serving(take) as url:
+        assert probing(*(["--token-file", str(token)] if way == "flag" else []), "--server", url, url) == 0
+    assert seen == ["Bearer 0123456789abcdef0" if way in ("flag", "credential") else None]
+
+
+@pytest.mark.parametrize("content", [None, b"two tokens", b"agents\nmore", b"\xff"])
+def test_a_bad_token_file_is_one_sentence_that_keeps_the_secret(content: bytes | None, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    if content is not None:
+        token.write_bytes(content)
+    with pytest.raises(StartError) as refusal:
+        probing("--token-file", str(token), "http://127.0.0.1:1")
+    assert refusal.value.exit_code == 2
+    assert str(token) in str(refusal.value)
+    assert "two" not in str(refusal.value)

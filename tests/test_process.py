@@ -90,3 +90,10 @@ def test_a_kernel_that_refuses_is_not_ignored(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(process, "_PR_SET_PDEATHSIG", -1)
     with pytest.raises(OSError, match="Invalid argument"):
         process.follow(os.getppid())
+
+
+def test_who_is_killed_first_when_memory_is_out() -> None:
+    program = "from netwatch import process; process.be_killed_first(); print(open('/proc/self/oom_score_adj').read())"
+    before = int(Path("/proc/self/oom_score_adj").read_text())
+    after = int(subprocess.check_output([sys.executable, "-c", program]))
+    assert after == min(before + 500, 1000)

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from netwatch.cli import main
+from netwatch.metrics import table
+from netwatch.metrics.board import Meter
 from netwatch.storage.files import Files
 from netwatch.storage.layout import SegmentId
-from netwatch.storage.retention import DAY_S, Retention
+from netwatch.storage.retention import Retention
 from tests.doubles import Disk, everything, install, made_line, made_store, sealed_files
 
+DAY_S = 86400.0
 NOW_S = 1795384800.0  # 2026-11-22T22:00:00Z
 FILE_BYTES = 100
 
@@ -41,15 +44,22 @@ def left(data: Path) -> list[str]:
     return [path.name[16:21] for path in sealed_files(data) if path.name.startswith("reports-")]
 
 
-def swept(data: Path, max_age_s: float | None = None, max_bytes: int | None = None) -> Retention:
-    """A retention that has swept once."""
+def swept(data: Path, max_days: float | None = None, max_bytes: int | None = None) -> Meter:
+    """What a retention has counted that has swept once."""
+    meter = Meter()
     root = os.open(data, os.O_RDONLY)
     try:
-        retention = Retention(Files(root), max_age_s=max_age_s, max_bytes=max_bytes, wall=lambda: NOW_S)
+        retention = Retention(Files(root), max_days=max_days, max_bytes=max_bytes, meter=meter, wall=lambda: NOW_S)
         sweep(retention, 1000.0)
     finally:
         os.close(root)
-    return retention
+    return meter
+
+
+def counted(meter: Meter) -> tuple[int, int, int]:
+    """How many files went by their age and by their size, and their bytes."""
+    pruned = [meter.cells[table.PRUNED.first + table.PRUNED.series[(reason,)]] for reason in ("age", "size")]
+    return pruned[0], pruned[1], meter.cells[table.PRUNED_BYTES.first]
 
 
 def sweep(retention: Retention, now_s: float) -> None:
@@ -61,18 +71,18 @@ def sweep(retention: Retention, now_s: float) -> None:
 
 
 def test_without_a_setting_nothing_is_ever_due(data: Path) -> None:
-    assert Retention(Files(-1), max_age_s=None, max_bytes=None).due_at_s == float("inf")
+    assert Retention(Files(-1), max_days=None, max_bytes=None).due_at_s == float("inf")
 
 
 def test_what_is_older_goes_and_empty_days_with_it(data: Path) -> None:
-    retention = swept(data, max_age_s=DAY_S)
+    meter = swept(data, max_days=1)
     assert left(data) == ["22T00", "22T06", "22T12", "22T18"]
     assert [path.name for path in (data / "reports").iterdir()] == ["date=2026-11-22"]
-    assert (retention.pruned_files_total, retention.pruned_bytes_total) == (12, 12 * FILE_BYTES)
+    assert counted(meter) == (12, 0, 12 * FILE_BYTES)
 
 
 def test_the_oldest_go_until_the_rest_is_small_enough(data: Path) -> None:
-    swept(data, max_bytes=5 * FILE_BYTES)
+    assert counted(swept(data, max_bytes=5 * FILE_BYTES)) == (0, 11, 11 * FILE_BYTES)
     assert left(data) == ["21T18", "22T00", "22T06", "22T12", "22T18"]
     swept(data, max_bytes=5 * FILE_BYTES - 1)
     assert left(data) == ["22T00", "22T06", "22T12", "22T18"]
@@ -80,22 +90,22 @@ def test_the_oldest_go_until_the_rest_is_small_enough(data: Path) -> None:
 
 
 def test_both_together(data: Path) -> None:
-    swept(data, max_age_s=2 * DAY_S, max_bytes=6 * FILE_BYTES)
+    swept(data, max_days=2, max_bytes=6 * FILE_BYTES)
     assert len(left(data)) == 6
-    swept(data, max_age_s=DAY_S, max_bytes=6 * FILE_BYTES)
+    swept(data, max_days=1, max_bytes=6 * FILE_BYTES)
     assert len(left(data)) == 4
 
 
-@pytest.mark.parametrize(("max_age_s", "max_bytes"), [(60.0, None), (None, 0), (60.0, 0)])
-def test_the_newest_never_goes(data: Path, max_age_s: float | None, max_bytes: int | None) -> None:
-    swept(data, max_age_s, max_bytes)
+@pytest.mark.parametrize(("max_days", "max_bytes"), [(0.001, None), (None, 0), (0.001, 0)])
+def test_the_newest_never_goes(data: Path, max_days: float | None, max_bytes: int | None) -> None:
+    swept(data, max_days, max_bytes)
     assert left(data) == ["22T18"]
 
 
 def test_what_is_not_ours_stays_and_so_does_its_day(data: Path) -> None:
     other = data / "reports" / "date=2026-11-19" / "notes.txt"
     other.write_text("not ours")
-    swept(data, max_age_s=DAY_S)
+    swept(data, max_days=1)
     assert other.exists()
     assert len(left(data)) == 4
 
@@ -104,14 +114,14 @@ def test_a_file_whose_segment_still_stands_in_open_stays(data: Path) -> None:
     """Recovery would write it again."""
     leftover = data / SegmentId("0a1b2c3d", 2).open_path
     leftover.touch()
-    swept(data, max_age_s=DAY_S)
+    swept(data, max_days=1)
     assert left(data) == ["19T06", "22T00", "22T06", "22T12", "22T18"]
 
 
 def test_what_comes_later_goes_at_a_later_sweep(data: Path) -> None:
     root = os.open(data, os.O_RDONLY)
     wall_s = NOW_S
-    retention = Retention(Files(root), max_age_s=None, max_bytes=4 * FILE_BYTES, wall=lambda: wall_s)
+    retention = Retention(Files(root), max_days=None, max_bytes=4 * FILE_BYTES, wall=lambda: wall_s)
     sweep(retention, 1000.0)
     assert len(left(data)) == 4
     make(data, 17, "2026-11-22T20:00:00.000000Z")
@@ -126,7 +136,7 @@ def test_row_15_a_clock_that_is_stepped_deletes_nothing_by_age_for_an_hour(
 ) -> None:
     root = os.open(data, os.O_RDONLY)
     wall_s = NOW_S
-    retention = Retention(Files(root), max_age_s=30 * DAY_S, max_bytes=None, wall=lambda: wall_s)
+    retention = Retention(Files(root), max_days=30, max_bytes=None, wall=lambda: wall_s)
     sweep(retention, 1000.0)
     wall_s = NOW_S + 365 * DAY_S
     sweep(retention, 1060.0)
@@ -145,7 +155,7 @@ def test_row_15_a_clock_that_is_stepped_deletes_nothing_by_age_for_an_hour(
 
 def test_a_disk_that_refuses_is_told_and_tried_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = install(Disk(data), monkeypatch)
-    retention = Retention(disk.files, max_age_s=DAY_S, max_bytes=None, wall=lambda: NOW_S)
+    retention = Retention(disk.files, max_days=1, max_bytes=None, wall=lambda: NOW_S)
     disk.fail = lambda _number, call: 30 if call == "unlink" else None
     sweep(retention, 1000.0)
     assert len(left(data)) == 16
@@ -162,7 +172,7 @@ def test_a_step_is_short_whatever_there_is_to_list(data: Path) -> None:
         )
         path.touch()
     root = os.open(data, os.O_RDONLY)
-    retention = Retention(Files(root), max_age_s=DAY_S, max_bytes=20 * FILE_BYTES, wall=lambda: NOW_S)
+    retention = Retention(Files(root), max_days=1, max_bytes=20 * FILE_BYTES, wall=lambda: NOW_S)
     took_s = []
     now_s = 1000.0
     while retention.due_at_s < 1000.0 + 1e6 and retention.due_at_s - now_s < 10:
@@ -182,7 +192,9 @@ def test_the_writer_prunes_between_its_commits(tmp_path: Path) -> None:
     data.mkdir()
     root = os.open(data, os.O_RDONLY)
     files = Files(root)
-    store = made_store(files, retention=Retention(files, max_age_s=None, max_bytes=0))
+    meter = Meter()
+    retention = Retention(files, max_days=None, max_bytes=0, meter=meter)
+    store = made_store(files, retention=retention)
     store.start(0.0)
     for number in range(6):
         store.commit([made_line(number)], float(number))
@@ -190,7 +202,7 @@ def test_the_writer_prunes_between_its_commits(tmp_path: Path) -> None:
         store.tend(float(number))
     assert store.due_in_s(10.0) <= 60.0
     now_s = 100.0
-    while store.retention and store.retention.pruned_files_total < 5:
+    while counted(meter)[1] < 5:
         now_s += 1
         store.tend(now_s)
         assert now_s < 200

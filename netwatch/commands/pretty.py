@@ -9,7 +9,8 @@ import msgspec
 
 _MOST_HOSTS: Final = 6
 _MOST_CHARACTERS: Final = 120
-_DIM, _BOLD, _RED, _GREEN, _YELLOW = "2", "1", "31", "32", "33"
+RED: Final = "31"
+_DIM, _BOLD, _GREEN, _YELLOW = "2", "1", "32", "33"
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -46,11 +47,11 @@ class Pretty:
     def _host(self, host: dict[str, Any]) -> str:
         error = _latest_error(host)
         latency = host["history"][-1].get("latency") if host["history"] else None
-        colour = _RED if error else _GREEN if host["status"] == "online" else _YELLOW
+        colour = RED if error else _GREEN if host["status"] == "online" else _YELLOW
         text = f"{_printable(host['name'])} {self._in(colour, _printable(host['status']))}"
         if latency is not None:
             text += f" {latency:.1f} ms"
-        return f"{text} {self._in(_RED, _printable(error))}" if error else text
+        return f"{text} {self._in(RED, _printable(error))}" if error else text
 
     def _browser_report(self, report: dict[str, Any]) -> str:
         body = report.get("body", report.get("csp-report"))
@@ -61,7 +62,12 @@ class Pretty:
         return "  ".join([*([_printable(url)] if isinstance(url, str) else []), " ".join(pairs)])
 
     def _in(self, colour: str, text: str) -> str:
-        return f"\x1b[{colour}m{text}\x1b[0m" if self._is_coloured else text
+        return coloured(colour, text) if self._is_coloured else text
+
+
+def coloured(colour: str, text: str) -> str:
+    """The text in an ANSI colour, such as ``RED``."""
+    return f"\x1b[{colour}m{text}\x1b[0m"
 
 
 def _latest_error(host: dict[str, Any]) -> str:

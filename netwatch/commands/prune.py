@@ -30,17 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Delete, or print what would be."""
-    from netwatch.storage.retention import DAY_S, Sweep, delete
+    from netwatch.storage.retention import Sweep, delete
 
     config = args.config or (Path(os.environ["NETWATCH_CONFIG"]) if os.environ.get("NETWATCH_CONFIG") else None)
     flags = {name: value for name, value in vars(args).items() if name in _SETTINGS}
     chosen = settings.load(flags, os.environ, config)
     if chosen.retention_days is None and chosen.retention_bytes is None:
         raise StartError("Nothing is ever deleted: neither retention_days nor retention_bytes is set.", 2)
-    max_age_s = None if chosen.retention_days is None else chosen.retention_days * DAY_S
     files_total = bytes_total = 0
     with options.opened(chosen.data_dir) as files:
-        for expired in Sweep(files, max_age_s, chosen.retention_bytes).expired(time.time()):
+        for expired in Sweep(files, chosen.retention_days, chosen.retention_bytes).expired(time.time()):
             if expired and (args.dry_run or delete(files, expired)):
                 files_total += 1
                 bytes_total += expired.bytes

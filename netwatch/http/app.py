@@ -16,7 +16,7 @@ from netwatch.errors import ERRORS, Refused
 from netwatch.http.access import Guard
 from netwatch.http.health import Livez, Readyz, Version, Watched
 from netwatch.http.ingest import BrowserReports, Door, Reports, Storing
-from netwatch.http.metrics import Counting, Metrics
+from netwatch.http.metrics import Metrics
 from netwatch.http.openapi import OpenApi
 from netwatch.http.problem import PROBLEM_TYPE, problem
 from netwatch.http.request_log import Refusals
@@ -43,7 +43,7 @@ def create_app(
     middleware: Iterable[Any] = (),
 ) -> falcon.asgi.App[Any, Any]:
     """The whole door as an ASGI application, which counts in ``meter`` and shows ``board``."""
-    app = falcon.asgi.App(middleware=[refusals, *middleware, Counting(meter)])
+    app = falcon.asgi.App(middleware=[refusals, *middleware])
     door = Door(link, settings, meter)
     app.add_route("/api/v1/reports", Reports(door))
     app.add_route("/api/v1/browser-reports", BrowserReports(door))
@@ -52,10 +52,10 @@ def create_app(
 
 
 def create_admin_app(
-    link: WorkerLink, settings: Settings, board: Board, meter: WorkerMeter, refusals: Refusals
+    link: WorkerLink, settings: Settings, board: Board, refusals: Refusals
 ) -> falcon.asgi.App[Any, Any]:
     """What is served at the setting ``admin_bind``: health and details, to whoever can connect, and no reports."""
-    app = falcon.asgi.App(middleware=[Counting(meter)])
+    app = falcon.asgi.App()
     _add_health(app, link, settings, board, refusals, _let_in)
     return app
 
@@ -106,30 +106,31 @@ class _Answers:
     async def on_refused(self, req: Request, resp: Response, error: Refused, _params: object) -> None:
         for name, value in error.headers.items():
             resp.set_header(name, value)
-        _answer(resp, error.code, error.detail, self._refuse(error.code, error.detail, req.path), error.members)
+        _answer(req, resp, error.code, error.detail, self._refuse(error.code, error.detail, req.path), error.members)
 
     async def on_http_error(self, req: Request, resp: Response, error: falcon.HTTPError, _params: object) -> None:
         code = _CODES.get(error.status_code, "bad_request")
         detail = error.description or f"{ERRORS[code][1]}."
         if error.headers:
             resp.set_headers(error.headers)
-        _answer(resp, code, detail, self._refuse(code, detail, req.path))
+        _answer(req, resp, code, detail, self._refuse(code, detail, req.path))
 
 
 async def _on_failure(req: Request, resp: Response, error: Exception, _params: object) -> None:
     request_id = new_id(time.time_ns())
     log.error("request_failed", id=request_id, path=req.path, error=repr(error))
-    _answer(resp, "internal", "This is a fault of the server; its log says more.", request_id)
+    _answer(req, resp, "internal", "This is a fault of the server; its log says more.", request_id)
 
 
 def _answer(
+    req: Request,
     resp: Response,
     code: str,
     detail: str,
     request_id: str,
     members: dict[str, object] | None = None,
 ) -> None:
+    req.scope.setdefault("state", {})["code"] = code  # which the request is counted by
     resp.status = ERRORS[code][0]
-    resp.context.code = code
     resp.content_type = PROBLEM_TYPE
     resp.data = problem(code, detail, members, instance=request_id)

@@ -154,7 +154,7 @@ class Cycle:
             return
         if self.is_answered or message.get("more_body"):
             raise RuntimeError("answer a request once, with a body in one message")
-        if self._expects_continue and not self.is_whole:  # nobody knows whether the body that was not asked for follows
+        if self._expects_continue:  # nobody knows whether the body that was not asked for follows
             self.keep_alive = False
         body = message.get("body", b"")
         headers = self._default_headers + self._start["headers"]

@@ -72,7 +72,7 @@ class Readyz:
             resp.media["checks"] = self._checks(codes)
         if reasons:
             resp.status = 503
-            resp.context.code = "not_ready"
+            req.scope["state"]["code"] = "not_ready"
             resp.set_header("Retry-After", "1")
 
     on_head = on_get

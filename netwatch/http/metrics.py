@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import time
-from typing import Any
+from typing import Any, Final
 
 from falcon.asgi import Request, Response
 
@@ -11,31 +12,52 @@ from netwatch.http.access import Guard
 from netwatch.metrics import table, text
 from netwatch.metrics.board import Board, WorkerMeter
 
-_ROUTES = frozenset(table.ROUTES)
-_METHODS = frozenset(table.METHODS)
-_OTHER = "other"
+_OTHER: Final = "other"
+_BOUNDS: Final = table.REQUEST_SECONDS.bounds
 
 
 class Counting:
-    """Falcon's middleware that counts each answer. An error's code is what ``resp.context.code`` says."""
+    """What a worker's connections count in ``meter``. It stands outside of Falcon, whose middleware costs 3 µs."""
 
     def __init__(self, meter: WorkerMeter) -> None:
         self._meter = meter
+        self._places: dict[tuple[str, str, int, str], tuple[int, int]] = {}
 
-    async def process_response(self, req: Request, resp: Response, _resource: object, _is_success: bool) -> None:
-        """Count it, and how long it took since the request was there whole."""
-        status = resp.status_code
-        route = req.uri_template
-        if route not in _ROUTES:
-            route = _OTHER
-        method = req.method if req.method in _METHODS else _OTHER
-        labels = (route, method, str(status), "ok" if status < 300 else getattr(resp.context, "code", _OTHER))
-        if labels not in table.REQUESTS.series:
-            labels = (route, method, _OTHER, _OTHER)
-        self._meter.add(table.REQUESTS, 1, labels)
-        if complete_at_ns := req.scope.get("state", {}).get("body_complete"):
+    def answered(self, scope: dict[str, Any], status: int) -> None:
+        """Count an answer, and how long it took since the request was there whole.
+
+        In the request's state, ``code`` is that of its error, ``body_complete`` when it was whole (monotonic, ns).
+        """
+        state = scope["state"]
+        key = (scope["path"], scope["method"], status, state.get("code", "ok"))
+        count_at, first_at = self._places.get(key) or self._place(*key)
+        cells = self._meter.cells
+        cells[count_at] += 1
+        if complete_at_ns := state.get("body_complete"):
             took_ns = time.monotonic_ns() - complete_at_ns
-            self._meter.observe(table.REQUEST_SECONDS, took_ns, (route,))
+            cells[first_at + bisect.bisect_left(_BOUNDS, took_ns)] += 1
+            cells[first_at + len(_BOUNDS) + 1] += took_ns
+
+    def refused(self, status: int, code: str) -> None:
+        """Count an answer to what was no request."""
+        self._meter.add(table.REQUESTS, 1, (_OTHER, _OTHER, str(status), code))
+
+    def connected(self, count: int) -> None:
+        """So many connections are open now."""
+        self._meter.set(table.CONNECTIONS, count)
+
+    def _place(self, path: str, method: str, status: int, code: str) -> tuple[int, int]:
+        """Where such requests and their durations are counted; remembered, but for what anybody can invent."""
+        route = path if path in table.ROUTES else _OTHER
+        known_method = method if method in table.METHODS else _OTHER
+        labels = (route, known_method, str(status), code)
+        if labels not in table.REQUESTS.series:
+            labels = (route, known_method, _OTHER, _OTHER)
+        counts, durations = table.REQUESTS, table.REQUEST_SECONDS
+        place = (counts.first + counts.series[labels], durations.first + durations.series[(route,)])
+        if (route, known_method) == (path, method):
+            self._places[path, method, status, code] = place
+        return place
 
 
 class Metrics:
@@ -52,17 +74,3 @@ class Metrics:
         resp.data = text.render(self._board.read())
 
     on_head = on_get
-
-
-def count_refused(state: dict[str, Any], status: int, code: str) -> None:
-    """Count an answer to what was no request; ``state`` is the application's, where the worker put its meter."""
-    meter: WorkerMeter | None = state.get("meter")
-    if meter:
-        meter.add(table.REQUESTS, 1, (_OTHER, _OTHER, str(status), code))
-
-
-def count_connections(state: dict[str, Any], count: int) -> None:
-    """So many connections are open now."""
-    meter: WorkerMeter | None = state.get("meter")
-    if meter:
-        meter.set(table.CONNECTIONS, count)

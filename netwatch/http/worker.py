@@ -23,6 +23,7 @@ from uvicorn_worker import UvicornWorker
 
 from netwatch import log, process
 from netwatch.http.app import create_admin_app, create_app, split_app
+from netwatch.http.metrics import Counting
 from netwatch.http.protocol import ANSWER_S, protocol_settings
 from netwatch.http.request_log import Refusals
 from netwatch.metrics.board import Board, WorkerMeter
@@ -84,7 +85,7 @@ class _LinkLifespan:
     async def process_startup(self, scope: dict[str, Any], _event: dict[str, Any]) -> None:
         gc.collect()
         gc.freeze()  # what is here by now stays: each later collection would look through all of it for nothing
-        scope["state"]["meter"] = self._meter
+        scope["state"]["counting"] = Counting(self._meter)
         self._link.open()
 
     async def process_shutdown(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
@@ -147,8 +148,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
         app = create_app(link, self._settings, self._board, meter, refusals, [_LinkLifespan(link, meter)])
         if not self._admin_address:
             return app
-        admin = create_admin_app(link, self._settings, self._board, meter, refusals)
-        return split_app(app, admin, *self._admin_address)
+        return split_app(app, create_admin_app(link, self._settings, self._board, refusals), *self._admin_address)
 
 
 def _address_of(fd: int) -> tuple[str, int]:
@@ -184,6 +184,7 @@ def _name_master(_master: Arbiter, _worker: GunicornWorker) -> None:
 def _on_worker_start(master: Arbiter, _worker: GunicornWorker) -> None:
     process.set_title("worker")
     process.follow(master.pid)
+    process.be_killed_first()
     log.info("worker_started")
 
 

@@ -16,7 +16,9 @@ use("agg")  # no display is needed
 def draw(summary: dict[str, Any], path: Path) -> None:
     """Write the plots, in the format that the file's name says."""
     figure = Figure(figsize=(9, 7), layout="constrained")
-    figure.suptitle("  ".join(f"{name} {value}" for name, value in summary["load"].items() if value), fontsize=9)
+    figure.suptitle(
+        "  ".join(f"{name} {value}" for name, value in summary["load"].items() if value), fontsize=9, wrap=True
+    )
     latency, throughput = figure.subplots(2)
 
     bins = summary["histogram"]
@@ -37,5 +39,5 @@ def draw(summary: dict[str, Any], path: Path) -> None:
             throughput.step([*seconds, len(seconds)], [*counts, counts[-1]], where="post", label=name)
     throughput.set(xlabel="s", ylabel="reports/s", ylim=(0, None))
     throughput.set_title(f"Throughput: {summary['reports_per_s']:,} reports/s")
-    throughput.legend(loc="lower right")
+    throughput.legend()
     figure.savefig(path)

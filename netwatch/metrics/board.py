@@ -29,6 +29,8 @@ _LINE: Final = 8
 
 _TERMS: Final = struct.Struct(f"{len(table.TERMS)}q")
 _TERMS_CELLS: Final = 1 + 2 * len(table.TERMS)
+_HALVES: Final = (_CELL_BYTES, _CELL_BYTES + _TERMS.size)
+"""Where the terms stand, in bytes, after an even and an odd number of steps."""
 _READ_TRIES: Final = 1000
 
 
@@ -99,21 +101,16 @@ class Terms:
         self.done(self._values[6], unknown=self._values[6])
 
     def _keep(self) -> None:
-        self._step += 1
-        _TERMS.pack_into(self._cells, _half(self._step) * _CELL_BYTES, *self._values)
-        self._cells[0] = self._step
-
-
-def _half(step: int) -> int:
-    """Where the terms stand after so many steps."""
-    return 1 + (step & 1) * len(table.TERMS)
+        self._step = step = self._step + 1
+        _TERMS.pack_into(self._cells, _HALVES[step & 1], *self._values)
+        self._cells[0] = step
 
 
 def _current(cells: memoryview) -> tuple[int, ...]:
     """The terms as they are after some step, none of them newer than the others."""
     for _ in range(_READ_TRIES):
         step = cells[0]
-        values = _TERMS.unpack_from(cells, _half(step) * _CELL_BYTES)
+        values = _TERMS.unpack_from(cells, _HALVES[step & 1])
         if cells[0] == step:
             break
     return values

@@ -334,6 +334,15 @@ QUARANTINED_BYTES: Final = WRITER.declare("quarantined_bytes_total", COUNTER, "T
 QUARANTINE_FILES: Final = WRITER.declare(
     "quarantine_files", GAUGE, "Files in ``quarantine/``.", "Look at them, save what you need, move them away."
 )
+PRUNED: Final = WRITER.declare(
+    "pruned_files_total",
+    COUNTER,
+    "Sealed files that retention deleted, by what made them too many.",
+    "``size``: they did not reach the age you may have wanted.",
+    labels=("reason",),
+    values=_one_of("age", "size"),
+)
+PRUNED_BYTES: Final = WRITER.declare("pruned_bytes_total", COUNTER, "The bytes of those.", "The same.")
 DISK_FREE_BYTES: Final = WRITER.declare(
     "disk_free_bytes", GAUGE, "What the server may still write to its disk.", "Below the reserve it refuses reports."
 )

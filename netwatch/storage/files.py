@@ -145,14 +145,6 @@ class Files:
         finally:
             os.close(fd)
 
-    def names(self, path: str) -> list[str]:
-        """The names in the directory, sorted."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
-        try:
-            return sorted(os.listdir(fd))
-        finally:
-            os.close(fd)
-
     def size_bytes(self, fd: int) -> int:
         """How large the file is."""
         return os.fstat(fd).st_size
@@ -163,6 +155,14 @@ class Files:
         try:
             with os.scandir(fd) as entries:
                 yield from entries
+        finally:
+            os.close(fd)
+
+    def names(self, path: str) -> list[str]:
+        """The names in the directory, sorted."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+        try:
+            return sorted(os.listdir(fd))
         finally:
             os.close(fd)
 

@@ -146,9 +146,12 @@ class Reader:
             if self._is_new(segment_id):
                 found.setdefault(segment_id, _Segment(segment_id, path))
         self._add(found.values())
-        # What was only found now waits for the next call: a listing may have missed one that comes before it. And all
-        # are looked at before one is read, so whatever was stored before what is seen here is read before it.
-        seen = [(segment, segment.size) for segment in self._in_order() if segment.id in known]
+        # What is only found now waits for the next call, unless what was known comes after it: a listing may have
+        # missed one that comes before it. And all are looked at before one is read, so whatever was stored before
+        # what is seen here is read before it.
+        ordered = self._in_order()
+        end = max((place for place, segment in enumerate(ordered, 1) if segment.id in known), default=0)
+        seen = [(segment, segment.size) for segment in ordered[:end]]
         for segment, size in seen:
             if segment.fd is None:
                 yield from self._sealed(segment.path)

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from netwatch import log
+from netwatch.metrics import table
+from netwatch.metrics.board import Meter
 from netwatch.storage import layout
 from netwatch.storage.files import Files
 
-DAY_S: Final = 86400.0
+_DAY_S: Final = 86400.0
 _SWEEP_EVERY_S: Final = 60.0
 _STEP_S: Final = 0.002
 """One step ends after this long, or after one deletion that takes longer."""
@@ -39,9 +41,9 @@ class Expired:
 class Sweep:
     """One look at all sealed files, oldest first; ``sizes`` remembers those of unchanged directories for the next."""
 
-    def __init__(self, files: Files, max_age_s: float | None, max_bytes: int | None) -> None:
+    def __init__(self, files: Files, max_days: float | None, max_bytes: int | None) -> None:
         self._files = files
-        self._max_age_s = max_age_s
+        self._max_days = max_days
         self._max_bytes = max_bytes
         self._sizes: dict[str, tuple[int, int]] = {}
 
@@ -61,7 +63,7 @@ class Sweep:
                     yield from self._measure(day, changed_ns)
                 excess_bytes += self._sizes[day][1]
             self._sizes = {day: self._sizes[day] for day, _ in days}
-        oldest_kept = "" if self._max_age_s is None else layout.time_text(max(now_s - self._max_age_s, 0.0))
+        oldest_kept = "" if self._max_days is None else layout.time_text(max(now_s - self._max_days * _DAY_S, 0.0))
         held: Expired | None = None  # the newest file is the last that is found, and so is never given
         for day, _ in days:
             is_kept = excess_bytes <= 0 and day.removeprefix("date=") > oldest_kept[:10]
@@ -124,14 +126,19 @@ class Retention:
     """Keeps the sealed files within an age and a size while a server runs: :meth:`tend` it, whenever it is due."""
 
     def __init__(
-        self, files: Files, *, max_age_s: float | None, max_bytes: int | None, wall: Callable[[], float] = time.time
+        self,
+        files: Files,
+        *,
+        max_days: float | None,
+        max_bytes: int | None,
+        meter: Meter | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self.pruned_files_total = 0
-        self.pruned_bytes_total = 0
-        self.due_at_s = 0.0 if max_age_s is not None or max_bytes is not None else float("inf")
+        self._meter = meter or Meter()
+        self.due_at_s = 0.0 if max_days is not None or max_bytes is not None else float("inf")
         """When (monotonic) there is something to do."""
         self._files = files
-        self._sweep = Sweep(files, max_age_s, max_bytes)
+        self._sweep = Sweep(files, max_days, max_bytes)
         self._without_age = Sweep(files, None, max_bytes)
         self._wall = wall
         self._offset_s: float | None = None
@@ -148,8 +155,8 @@ class Retention:
             self._expired = self._expired or self._started(now_s)
             for expired in self._expired:
                 if expired and delete(self._files, expired):
-                    self.pruned_files_total += 1
-                    self.pruned_bytes_total += expired.bytes
+                    self._meter.add(table.PRUNED, labels=(expired.reason,))
+                    self._meter.add(table.PRUNED_BYTES, expired.bytes)
                     self._pruned.append(expired)
                 if time.monotonic() >= until_s:
                     self.due_at_s = now_s + _STEP_EVERY_S

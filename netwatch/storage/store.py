@@ -65,16 +65,15 @@ class Store:
         *,
         instance: str,
         deaths: Mapping[str, float],
+        retention: Retention | None = None,
         compression_level: int,
         seal_bytes: int,
         seal_after_s: float,
         min_free_bytes: int,
         is_synced: bool = True,
-        retention: Retention | None = None,
         meter: Meter | None = None,
     ) -> None:
         self._files = files
-        self.retention = retention
         self._meter = meter or Meter()
         self._meter.set(table.DISK_RESERVE_BYTES, min_free_bytes)
         self.window = window
@@ -85,6 +84,7 @@ class Store:
         self._is_synced = is_synced
         self._instance = instance
         self._deaths = deaths
+        self._retention = retention
         self._number = 0
         self._segment: Segment | None = None
         self._ahead: Segment | None = None
@@ -208,8 +208,8 @@ class Store:
             self._others_ids = set()
         if self._ahead is None and now_s >= self._opening.at_s:
             self._open_ahead(now_s)
-        if self.retention:
-            self.retention.tend(now_s)
+        if self._retention:
+            self._retention.tend(now_s)
 
     def due_in_s(self, now_s: float) -> float:
         """How long until :meth:`tend` has something to do."""
@@ -220,8 +220,8 @@ class Store:
             due_s.append(self._opening.at_s)
         if not self.is_recovered:
             due_s.append(self._recovery.at_s)
-        if self.retention:
-            due_s.append(self.retention.due_at_s)
+        if self._retention:
+            due_s.append(self._retention.due_at_s)
         return max(min(due_s, default=float("inf")) - now_s, 0.0)
 
     def seal(self, reason: str) -> None:

@@ -102,6 +102,8 @@ def _is_report(value: Any) -> bool:
 
 
 def _is_int64(value: object) -> bool:
+    if isinstance(value, float) and value.is_integer():
+        return -(2**63) <= value < 2**63
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from typing import Any
 
 import pytest
 
 from netwatch.errors import Overloaded
+from netwatch.http.metrics import Counting
 from netwatch.metrics import table
+from netwatch.metrics.board import WorkerMeter
 from netwatch.queue import Stored
 from tests.http.door import NDJSON, PATH, REPORT, Door, Exchange, until
+from tests.http.serving import Client, post, serving
+from tests.http.serving import until as until_
 
 BAD = b'{"clientId":5,"hosts":[]}'
 BODY = b"\n".join([REPORT, BAD, REPORT, REPORT])
@@ -79,7 +85,6 @@ def test_what_was_not_taken_apart_counts_as_a_request_only(body: bytes) -> None:
     door = Door()
     assert door.post(body).status_code == 400
     assert terms(door).keys() <= {"received", "rejected"}
-    assert sum(requests(door).values()) == 1
 
 
 def test_what_is_in_flight_and_a_client_that_does_not_wait() -> None:
@@ -117,39 +122,73 @@ def test_a_report_with_which_the_whole_request_falls_is_rejected() -> None:
     assert terms(door) == {"received": 1, "rejected": 1}
 
 
-def test_requests_are_counted_by_route_method_status_and_code() -> None:
+def counted(path: str, method: str, status: int, code: str | None = None) -> dict[tuple[str, ...], int]:
+    """Where two requests of the kind are counted."""
     door = Door()
-    door.post(REPORT)
-    door.post(BAD)
-    door.request("OPTIONS", PATH)
-    door.request("GET", PATH)
-    door.request("BREW", "/coffee")
-    door.request("HEAD", "/livez")
+    counting = Counting(door.meter)
+    state: dict[str, Any] = {"body_complete": time.monotonic_ns() - 2_000_000}
+    if code:
+        state["code"] = code
+    for _ in range(2):
+        counting.answered({"path": path, "method": method, "state": state}, status)
+    route = path if path in table.ROUTES else "other"
+    first = table.REQUEST_SECONDS.first + table.REQUEST_SECONDS.series[(route,)]
+    durations = door.meter.cells[first : first + table.REQUEST_SECONDS.width].tolist()
+    assert sum(durations[:-1]) == 2
+    assert durations[0] == 0
+    assert durations[-1] >= 2 * 2_000_000
+    return requests(door)
+
+
+@pytest.mark.parametrize(
+    ("request_", "labels"),
+    [
+        ((PATH, "POST", 200), (PATH, "POST", "200", "ok")),
+        ((PATH, "POST", 400, "invalid_member"), (PATH, "POST", "400", "invalid_member")),
+        (("/readyz", "GET", 503, "not_ready"), ("/readyz", "GET", "503", "not_ready")),
+        (("/coffee", "BREW", 404, "not_found"), ("other", "other", "404", "not_found")),
+        (("/livez", "GET", 299), ("/livez", "GET", "other", "other")),
+    ],
+)
+def test_requests_are_counted_by_route_method_status_and_code(request_: Any, labels: tuple[str, ...]) -> None:
+    assert counted(*request_) == {labels: 2}
+
+
+def test_what_clients_invent_is_not_remembered() -> None:
+    counting = Counting(WorkerMeter())
+    for number in range(100):
+        counting.answered({"path": f"/{number}", "method": f"M{number}", "state": {}}, 404)
+    assert not counting._places
+
+
+def test_the_state_says_by_which_code_a_request_is_counted() -> None:
+    states: list[dict[str, Any]] = [{}, {}, {}, {}]
+    door = Door()
+    door.post(REPORT, state=states[0])
+    door.post(BAD, state=states[1])
+    door.request("GET", "/nothing", state=states[2])
     door.link.code = "disk_full"
-    door.request("GET", "/readyz")
-    assert requests(door) == {
-        (PATH, "POST", "200", "ok"): 1,
-        (PATH, "POST", "400", "invalid_member"): 1,
-        (PATH, "OPTIONS", "204", "ok"): 1,
-        (PATH, "GET", "405", "method_not_allowed"): 1,
-        ("other", "other", "404", "not_found"): 1,
-        ("/livez", "HEAD", "200", "ok"): 1,
-        ("/readyz", "GET", "503", "not_ready"): 1,
+    door.request("GET", "/readyz", state=states[3])
+    assert [state.get("code") for state in states] == [None, "invalid_member", "not_found", "not_ready"]
+
+
+def test_a_connection_counts_its_requests_and_what_is_none() -> None:
+    meter = WorkerMeter()
+    with serving(max_connections=1) as served:
+        served.server.lifespan.state["counting"] = Counting(meter)
+        client = Client(served)
+        client.send(post(b"x", "/livez") * 2)
+        assert [client.answer().status for _ in range(2)] == [200, 200]
+        until_(lambda: meter.cells[table.CONNECTIONS.first] == 1)
+        other = Client(served)
+        assert other.answer().status == 503
+        client.send(b"GARBAGE\r\n\r\n")
+        assert client.answer().status == 400
+        served.hang_up()
+        until_(lambda: meter.cells[table.CONNECTIONS.first] == 0)
+    found = {labels: meter.cells[table.REQUESTS.first + at] for labels, at in table.REQUESTS.series.items()}
+    assert {labels: count for labels, count in found.items() if count} == {
+        ("/livez", "POST", "200", "ok"): 2,
+        ("other", "other", "503", "too_many_connections"): 1,
+        ("other", "other", "400", "bad_request"): 1,
     }
-
-
-def test_every_route_is_in_the_table() -> None:
-    routes = [
-        "/api/v1/reports",
-        "/api/v1/browser-reports",
-        "/livez",
-        "/readyz",
-        "/metrics",
-        "/version",
-        "/openapi.json",
-    ]
-    door = Door()
-    for route in routes:
-        door.request("GET", route)
-    assert {labels[0] for labels in requests(door)} == {*routes}
-    assert [*routes, "other"] == list(table.ROUTES)

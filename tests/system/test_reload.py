@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +24,11 @@ HEAD = b"POST /api/v1/reports HTTP/1.1\r\nHost: x\r\nContent-Type: application/j
 
 
 @pytest.fixture(autouse=True)
-def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the servers have their sockets, and `netwatch reload` looks for them."""
-    directory = tmp_path / "run"
-    directory.mkdir()
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(directory))
-    return directory
+def runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where the servers have their sockets, and `netwatch reload` finds them; short, as sockets must have it."""
+    with tempfile.TemporaryDirectory() as directory:
+        monkeypatch.setenv("RUNTIME_DIRECTORY", directory)
+        yield
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ def test_a_stop_does_not_wait_for_what_a_reload_waits_for(serve: Serve, config: 
         assert server.stop() < 5
 
 
-@pytest.mark.parametrize("moment_s", [0.0, 0.05, 0.2, 0.3, 0.4, 0.6])
+@pytest.mark.parametrize("moment_s", [0.0, 0.2, 0.5])
 def test_a_stop_in_the_middle_of_a_reload_is_a_stop(serve: Serve, config: Path, moment_s: float) -> None:
     server = serve("--config", str(config))
     assert server.post(report("one")).status == 200
