@@ -71,12 +71,11 @@ class Ext4(Disk):
 
     def __init__(self, directory: Path, options: str = "defaults") -> None:
         super().__init__(directory / "disk", "ext4", options)
-        image = directory / "image"
-        with image.open("wb") as file:
+        self._image = directory / "image"
+        with self._image.open("wb") as file:
             file.truncate(48 * MIB)
-        run("mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", str(image))
-        # Held from mount to mount: a device that is let go of with an unmount may be taken again while it still goes.
-        self.device = run("losetup", "--find", "--show", str(image))
+        run("mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", str(self._image))
+        self.device = run("losetup", "--find", "--show", str(self._image))
 
     def remove(self) -> None:
         super().remove()
@@ -93,8 +92,18 @@ class Ext4(Disk):
             os.close(fd)
 
     def power_on(self) -> None:
-        """What a machine finds that starts again. Whoever used the disk must be ended."""
+        """What a machine finds that starts again. Whoever used the disk must be ended.
+
+        It is a copy on another device: where a process elsewhere has a mount namespace of its own, made meanwhile, the
+        old file system lives on in it, dead as it is, and its device would be mounted as that.
+        """
         self.unmount()
+        old, device = self._image, self.device
+        self._image = old.with_suffix(f".{int(old.suffix[1:] or 0) + 1}")
+        run("cp", "--sparse=always", str(old), str(self._image))
+        self.device = run("losetup", "--find", "--show", str(self._image))
+        run("losetup", "--detach", device)
+        old.unlink()
         self.mount()
 
 

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from tests.system.server import Process
 
 
-def cpu_s(process: Process) -> float:
-    """The CPU time that the process has taken."""
-    stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+def is_busy(process: Process, watched_s: float) -> bool:
+    """Whether the process wants a processor most of the time, however much of one it gets on a busy machine."""
+    states = []
+    until_s = time.monotonic() + watched_s
+    while time.monotonic() < until_s:
+        states.append(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0])
+        time.sleep(0.01)
+    return states.count("R") > len(states) / 2
+
+
+def held_segments(writer: Process) -> set[str]:
+    """The open segments that the writer has lines in."""
+    paths = [Path(os.readlink(entry)) for entry in Path(f"/proc/{writer.pid}/fd").iterdir()]
+    return {path.name.partition(".")[0] for path in paths if path.name.endswith(".open") and path.stat().st_size}
 
 
 def descriptors_total(process: Process) -> int:

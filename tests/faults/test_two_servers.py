@@ -6,6 +6,7 @@ import os
 import signal
 
 from tests.faults.clients import Clients
+from tests.faults.processes import held_segments
 from tests.system.conftest import Serve
 from tests.system.server import wait_until
 
@@ -28,6 +29,15 @@ def test_row_24_two_servers_on_one_data_directory_under_load(serve: Serve, make_
                 second.send(signal.SIGTERM)
                 assert second.wait() == 0
             second.start()
+    second.kill()
+    for _ in range(10):
+        with clients:
+            clients.wait_acked(4)
+        if held := held_segments(first.find_one("writer")):
+            break
+    second.start()
+    assert held
+    assert held.isdisjoint(event["segment"] for event in second.logged("segment_recovered"))
     first.send(signal.SIGTERM)
     assert first.wait() == 0
     second.stop()
