@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from netwatch import __version__, configuration, log, probe, reload
+from netwatch.commands import cat, man, prune, status, tail, verify
 from netwatch.errors import StartError
 from netwatch.loadtest import command as loadtest
 
@@ -22,6 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who reads what we print has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return code
 
 
@@ -50,9 +53,23 @@ def _parser() -> argparse.ArgumentParser:
     configuration.add_arguments(check)
     check.set_defaults(run=configuration.run)
 
-    cat = commands.add_parser("cat", help="print the stored lines", description="Print the stored lines, oldest first.")
-    cat.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="the data directory (data)")
-    cat.set_defaults(run=_cat)
+    printed = commands.add_parser("cat", help="print the stored lines", description=cat.__doc__)
+    cat.add_arguments(printed)
+    printed.set_defaults(run=cat.run)
+
+    newest = commands.add_parser("tail", help="print the newest lines, and follow", description=tail.__doc__)
+    tail.add_arguments(newest)
+    newest.set_defaults(run=tail.run)
+
+    verified = commands.add_parser("verify", help="verify every sealed file", description=verify.__doc__)
+    verify.add_arguments(verified)
+    verified.set_defaults(run=verify.run)
+
+    pruned = commands.add_parser(
+        "prune", help="delete what the retention settings do not keep", description=prune.__doc__
+    )
+    prune.add_arguments(pruned)
+    pruned.set_defaults(run=prune.run)
 
     again = commands.add_parser("reload", help="have the running server use its changed settings")
     reload.add_arguments(again)
@@ -62,9 +79,17 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_arguments(measure)
     measure.set_defaults(run=probe.run)
 
+    shown = commands.add_parser("status", help="show how a running server is", description=status.__doc__)
+    status.add_arguments(shown)
+    shown.set_defaults(run=status.run)
+
     load = commands.add_parser("loadtest", help="load a server with reports, and audit what it stores")
     loadtest.add_arguments(load)
     load.set_defaults(run=loadtest.run)
+
+    manual = commands.add_parser("man", help="print the manual page")
+    man.add_arguments(manual)
+    manual.set_defaults(run=man.run_with(_parser))
     return parser
 
 
@@ -74,24 +99,3 @@ def _serve(args: argparse.Namespace) -> int:
     from netwatch import server
 
     return server.serve(chosen, lambda: configuration.read(args)[0])
-
-
-def _cat(args: argparse.Namespace) -> int:
-    from netwatch.storage.files import Files
-    from netwatch.storage.reader import stored_lines
-
-    try:
-        root = os.open(args.data_dir, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise StartError(f"Cannot open the data directory {args.data_dir}: {error.strerror}.", 2) from None
-    try:
-        for line in stored_lines(Files(root)):
-            sys.stdout.buffer.write(line + b"\n")
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except FileNotFoundError as error:
-        raise StartError(f"{args.data_dir} is no data directory: it has no {error.filename}.", 2) from None
-    except OSError as error:
-        raise StartError(f"Cannot print what is in {args.data_dir}: {error.strerror}.") from None
-    return 0

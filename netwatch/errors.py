@@ -68,10 +68,14 @@ class Refused(Exception):
 
 
 class Overloaded(Refused):
-    """Backpressure: the same request may work after ``retry_after_s`` (whole seconds)."""
+    """Backpressure: the same request may work after ``retry_after_s`` (whole seconds).
 
-    def __init__(self, code: str, detail: str, *, retry_after_s: int = 1) -> None:
+    ``may_be_stored`` says that this one may be stored all the same; else it is certainly not.
+    """
+
+    def __init__(self, code: str, detail: str, *, retry_after_s: int = 1, may_be_stored: bool = False) -> None:
         super().__init__(code, detail, headers={"Retry-After": str(retry_after_s)})
+        self.may_be_stored = may_be_stored
 
 
 class Rejected(Exception):

@@ -22,6 +22,8 @@ from typing import Any, Final
 from netwatch import log, process
 from netwatch.child import Child, Say
 from netwatch.errors import StartError
+from netwatch.metrics import table
+from netwatch.metrics.board import Meter
 from netwatch.settings import Settings, reloaded
 
 DRAIN_GRACE_S: Final = 6.0
@@ -37,7 +39,10 @@ _HURRY: Final = signal.SIGQUIT
 
 
 class Generations:
-    """``load`` reads the settings anew, ``main`` is Gunicorn for some, ``on_outcome`` hears how each reload went."""
+    """``load`` reads the settings anew, ``main`` is Gunicorn for some, ``on_outcome`` hears how each reload went.
+
+    Starts and deaths are counted in ``meter``.
+    """
 
     def __init__(
         self,
@@ -45,6 +50,7 @@ class Generations:
         load: Callable[[], Settings],
         main: Callable[[Settings, Say], None],
         on_outcome: Callable[[StartError | None], None],
+        meter: Meter,
     ) -> None:
         self.settings = settings
         """Those that are in use."""
@@ -52,6 +58,7 @@ class Generations:
         """Whether a worker has ever served."""
         self._main = main
         self._on_outcome = on_outcome
+        self._meter = meter
         self._current = self._gunicorn(settings)
         self._check = Child("check", functools.partial(_be_check, load))
         self._successor = self._current
@@ -67,6 +74,10 @@ class Generations:
 
     def _gunicorn(self, settings: Settings) -> Child:
         return Child("gunicorn", functools.partial(self._main, settings))
+
+    def _start(self, gunicorn: Child) -> None:
+        self._meter.add(table.STARTS, labels=(gunicorn.name,))
+        gunicorn.start()
 
     @property
     def is_reloading(self) -> bool:
@@ -85,7 +96,7 @@ class Generations:
     def tend(self, now_s: float, *, may_start: bool) -> None:
         """Start, kill and conclude what is due."""
         if not self._is_stopping and not self._current.is_running and may_start and now_s >= self._current.start_at_s:
-            self._current.start()
+            self._start(self._current)
         for child in self.running():
             if now_s >= child.kill_at_s:
                 log.error("killed", child=child.name)
@@ -125,7 +136,7 @@ class Generations:
             log.warning("settings_wait_for_restart", settings=waiting)
         self._serving_total = 0
         self._successor = self._gunicorn(self._next_settings)
-        self._successor.start()
+        self._start(self._successor)
         self._successor.kill_at_s = time.monotonic() + _START_S
 
     def _switch(self) -> None:
@@ -164,6 +175,7 @@ class Generations:
                 self._done_at_s = min(self._done_at_s, time.monotonic())
             self._retired.remove(child)
         elif child is self._current:
+            self._meter.add(table.DEATHS, labels=(child.name,))
             log.warning("child_died", child=child.name, exit_code=code)
         else:
             self._conclude(StartError(f"The new workers could not be started ({code}); the log says why."))

@@ -56,7 +56,7 @@ def _listening(fd: int) -> socket.socket:
     return sock
 
 
-def listen(bind: str) -> socket.socket:
+def listen(bind: str, flag: str = "--bind") -> socket.socket:
     """The listening HTTP socket; a port that an old server still holds is waited for."""
     host, port = split_address(bind)
     give_up_at_s = time.monotonic() + _PORT_WAIT_S
@@ -77,7 +77,7 @@ def listen(bind: str) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > give_up_at_s:
                 raise StartError(
-                    f"Cannot listen on {bind}: {error.strerror}. Choose another address (--bind)."
+                    f"Cannot listen on {bind}: {error.strerror}. Choose another address ({flag})."
                 ) from None
             if not is_waiting:
                 is_waiting = True

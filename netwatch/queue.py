@@ -88,6 +88,7 @@ class Link(asyncio.Protocol):
         self._in_flight: list[_Request] = []
         self._payload = b""
         self._flags = 0
+        self._is_resent = False
         self._gathering: deque[_Request] = deque()
         self._is_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -118,13 +119,18 @@ class Link(asyncio.Protocol):
             self._loop.call_soon(self._send_next)
         return stored
 
-    def trouble(self, max_wait_s: float) -> str | None:
-        """Why a report sent now may not be stored soon (a code of the errors, or ``writer_away``), or None."""
+    def ages_s(self) -> tuple[float, float]:
+        """How long the oldest request has waited for its ack, and since when the writer has shown no life."""
         oldest = next(iter((*self._in_flight, *self._gathering)), None)
         now_s = self._loop.time()
-        if oldest and now_s - (oldest.deadline_s - self._ack_timeout_s) > max_wait_s:
+        return now_s - oldest.deadline_s + self._ack_timeout_s if oldest else 0.0, now_s - self._heard_at_s
+
+    def trouble(self, max_wait_s: float) -> str | None:
+        """Why a report sent now may not be stored soon (a code of the errors, or ``writer_away``), or None."""
+        waited_s, silent_s = self.ages_s()
+        if waited_s > max_wait_s:
             return "ack_timeout"
-        if not self._transport or now_s - self._heard_at_s > max_wait_s:
+        if not self._transport or silent_s > max_wait_s:
             return "writer_away"
         return None if self._outcome == STORED else self._outcome
 
@@ -184,7 +190,11 @@ class Link(asyncio.Protocol):
                 request.stored.set_result(result)
             else:
                 detail, retry_after_s = _REFUSALS[outcome]
-                request.stored.set_exception(Overloaded(outcome, detail, retry_after_s=retry_after_s))
+                # refused only when it was sent again, it may have been stored the first time
+                may_be_stored = outcome == "unknown" or self._is_resent
+                request.stored.set_exception(
+                    Overloaded(outcome, detail, retry_after_s=retry_after_s, may_be_stored=may_be_stored)
+                )
         self._send_next()
 
     def _send_next(self) -> None:
@@ -211,6 +221,7 @@ class Link(asyncio.Protocol):
 
     def _send(self, flags: int) -> None:
         assert self._transport
+        self._is_resent = bool(flags & _RESEND)
         header = _BATCH.pack(len(self._payload), self._number, self._first_sent_ns, self._flags | flags)
         self._transport.writelines([header, self._payload])
 
@@ -218,18 +229,19 @@ class Link(asyncio.Protocol):
         """Refuse what has waited too long; what was sent may be stored all the same."""
         now_s = self._loop.time()
         while self._gathering and self._gathering[0].deadline_s <= now_s:
-            self._refuse_late(self._gathering.popleft())
+            self._refuse_late(self._gathering.popleft(), may_be_stored=False)
         for request in self._in_flight:
             if request.deadline_s <= now_s:
-                self._refuse_late(request)
+                self._refuse_late(request, may_be_stored=True)
         waiting = [r.deadline_s for r in (*self._in_flight, *self._gathering) if not r.stored.done()]
         self._timer = self._loop.call_at(min(waiting), self._expire) if waiting else None
 
     @staticmethod
-    def _refuse_late(request: _Request) -> None:
+    def _refuse_late(request: _Request, *, may_be_stored: bool) -> None:
         if not request.stored.done():
-            detail = "The writer did not answer in time; the request may have been stored or not."
-            request.stored.set_exception(Overloaded("ack_timeout", detail))
+            what = "may have been stored or not" if may_be_stored else "was not stored"
+            detail = f"The writer did not answer in time; the request {what}."
+            request.stored.set_exception(Overloaded("ack_timeout", detail, may_be_stored=may_be_stored))
 
     async def _connect(self) -> None:
         """Connect, at once if the writer was heard since the last time, and else more and more rarely."""
@@ -374,7 +386,7 @@ class Inbox:
         self._max_batch_bytes = max_batch_bytes
         self._group_bytes = group_bytes
         self._selector = selectors.DefaultSelector()
-        self._selector.register(listener, selectors.EVENT_READ)
+        self._listen()
         self._selector.register(wakeup, selectors.EVENT_READ)
         self._links: dict[_Connection, None] = {}
         self._whole: deque[Batch] = deque()
@@ -416,6 +428,8 @@ class Inbox:
 
     def heartbeat(self, outcome: str) -> None:
         """Tell each worker what a batch sent now would get; forget the answers that nobody can ask for any more."""
+        if not self._is_listening:
+            self._listen()
         for link in list(self._links):
             with contextlib.suppress(OSError):
                 link.send(0, outcome)
@@ -431,11 +445,19 @@ class Inbox:
             self._close(link)
         self._selector.close()
 
+    def _listen(self) -> None:
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._is_listening = True
+
     def _accept(self) -> None:
         while True:
             try:
                 sock, _ = self._listener.accept()
-            except OSError:  # there are no more, or no descriptors left: the worker waits
+            except BlockingIOError:
+                return
+            except OSError:  # no descriptors left: the worker waits for the next heartbeat, or we would turn in circles
+                self._selector.unregister(self._listener)
+                self._is_listening = False
                 return
             sock.setblocking(False)
             link = _Connection(sock)

@@ -26,6 +26,8 @@ from netwatch import listen, log, process, writer
 from netwatch.child import Child, Say
 from netwatch.errors import StartError
 from netwatch.generations import DRAIN_GRACE_S, Generations
+from netwatch.metrics import table
+from netwatch.metrics.board import Board
 from netwatch.notify import Systemd
 from netwatch.reload import SOCKET_NAME, Askers
 from netwatch.settings import Settings
@@ -71,12 +73,15 @@ class Supervisor:
         load: Callable[[], Settings],
         *,
         http: socket.socket,
+        admin: socket.socket | None,
         queue: socket.socket,
         askers: Askers,
         systemd: Systemd,
         root: int,
     ) -> None:
         self._settings = settings
+        self._admin = admin
+        self._board = Board()
         self._http = http
         self._queue = queue
         self._askers = askers
@@ -84,12 +89,14 @@ class Supervisor:
         self._root = root
         self._address = listen.url(http, is_tls=settings.tls_certificate is not None)
         self._writer = Child("writer", self._be_writer)
-        self._generations = Generations(settings, load, self._be_gunicorn, askers.answer)
+        self._generations = Generations(settings, load, self._be_gunicorn, askers.answer, self._board.supervisor)
         self._instance = ""
         self._deaths: dict[str, float] = {}
         """When each of our writers died, by its instance, for as long as the next ones need to know."""
         self._writer_alive = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")
         """Its first is when the writer last showed life (monotonic); the writer writes it."""
+        self._counted = (0, time.monotonic())
+        """How many reports were stored when it was last looked at, and when that was."""
         self._has_terminal = os.isatty(0)
         self._is_writer_ready = False
         self._is_linked = False
@@ -111,9 +118,9 @@ class Supervisor:
         signal.signal(signal.SIGHUP, lambda *_: self._on_hangup())
         signal.signal(signal.SIGUSR1, lambda *_: self._writer.signal(signal.SIGUSR1))
         while not self._is_done:
-            now_s = time.monotonic()
-            self._do_what_is_due(now_s)
-            self._systemd.tell(self._state(), self._status(), is_alive=self._is_alive(now_s))
+            self._tell()  # that it is ready comes before that it reloads
+            self._do_what_is_due(time.monotonic())
+            self._tell()
             self._wait(wakeup)
         log.info("server_stopped", exit_code=self._exit_code)
         return self._exit_code
@@ -122,6 +129,7 @@ class Supervisor:
         if not self._writer.is_running and (self._is_draining or now_s >= self._writer.start_at_s):
             self._instance = new_instance()
             self._writer_alive[0] = now_s
+            self._board.supervisor.add(table.STARTS, labels=("writer",))
             self._writer.start()
             importlib.import_module("netwatch.http.worker")  # while the writer starts; so all Gunicorns run this code
         self._generations.tend(now_s, may_start=self._is_writer_ready)
@@ -142,6 +150,9 @@ class Supervisor:
             self._askers.begin()
             self._generations.reload()
 
+    def _tell(self) -> None:
+        self._systemd.tell(self._state(), self._status, is_alive=self._is_alive(time.monotonic()))
+
     def _state(self) -> str:
         if self._is_draining:
             return "STOPPING"
@@ -155,8 +166,14 @@ class Supervisor:
             return "Draining: answering what was taken, then sealing"
         if not self._is_serving:
             return "Serving once the writer has recovered what was left"
-        restarts = f"{self._writer.starts_total - 1} writer restarts"
-        return f"Serving on {self._address}: {self._generations.settings.workers} workers, {restarts}"
+        stored_total = sum(terms[table.TERMS.index(table.STORED)] for terms in self._board.read().terms.values())
+        now_s, (before_total, before_s) = time.monotonic(), self._counted
+        self._counted = stored_total, now_s
+        rate = (stored_total - before_total) / max(now_s - before_s, 0.001)
+        return (
+            f"Serving on {self._address}: {self._generations.settings.workers} workers, {rate:.0f} reports/s, "
+            f"{stored_total} stored, {self._writer.starts_total - 1} writer restarts"
+        )
 
     def _is_alive(self, now_s: float) -> bool:
         """Whether a watchdog has no reason to start all anew."""
@@ -195,7 +212,8 @@ class Supervisor:
         if self._is_linked and self._generations.is_serving and not self._is_serving and not self._is_draining:
             self._is_serving = True
             data_dir = self._settings.data_dir.absolute()
-            log.info("server_started", address=self._address, data_dir=str(data_dir))
+            admin = {"admin_address": self._settings.admin_bind} if self._admin else {}
+            log.info("server_started", address=self._address, data_dir=str(data_dir), **admin)
             print(f"netwatch: listening on {self._address}, writing to {data_dir}", flush=True)
 
     def _on_death(self, child: Child) -> None:
@@ -215,6 +233,7 @@ class Supervisor:
             self._drain()
             self._is_done = child is self._writer
         elif child is self._writer:
+            self._board.supervisor.add(table.DEATHS, labels=("writer",))
             log.warning("child_died", child=child.name, exit_code=code)
         if child is not self._writer:
             self._generations.on_death(child, code)
@@ -234,18 +253,32 @@ class Supervisor:
             self._is_draining = True
             self._kill_at_s = time.monotonic() + self._settings.drain_timeout_s + DRAIN_GRACE_S
             log.info("draining")
-        self._http.close()
+        self._close_listeners()
         self._generations.stop(self._kill_at_s)
         self._askers.refuse()
 
+    def _close_listeners(self) -> None:
+        self._http.close()
+        if self._admin:
+            self._admin.close()
+
     def _be_writer(self, say: Say) -> None:
         supervisor_pid = os.getppid()
-        self._http.close()
+        self._close_listeners()
 
         def show_life() -> None:
             self._writer_alive[0] = time.monotonic()
 
-        is_clean = writer.run(self._settings, self._root, self._queue, say, self._instance, self._deaths, show_life)
+        is_clean = writer.run(
+            self._settings,
+            self._root,
+            self._queue,
+            say,
+            self._instance,
+            self._deaths,
+            meter=self._board.writer,
+            on_beat=show_life,
+        )
         if os.getppid() != supervisor_pid:  # it was killed, so nobody else tidies up
             shutil.rmtree(os.path.dirname(self._queue.getsockname()), ignore_errors=True)
         sys.exit(0 if is_clean else 1)
@@ -256,7 +289,8 @@ class Supervisor:
         path = self._queue.getsockname()
         self._queue.close()  # or its workers would wait for ever for a writer that nobody starts
         os.close(self._root)
-        worker.run(settings, self._http.detach(), path, say)
+        admin_fd = self._admin.detach() if self._admin else None
+        worker.run(settings, self._http.detach(), path, self._board, say, admin_fd)
 
 
 def serve(settings: Settings, load: Callable[[], Settings]) -> int:
@@ -270,11 +304,14 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     with contextlib.ExitStack() as stack:
         systemd = stack.enter_context(contextlib.closing(Systemd(os.environ)))
         passed = listen.passed(os.environ)
-        if "admin" in passed:
-            raise StartError("systemd passes a socket named admin, which this server has no use for: remove it.", 2)
         root = _open_root(settings.data_dir)
         stack.callback(os.close, root)
         http = stack.enter_context(passed.get("http") or listen.listen(settings.bind))
+        admin = passed.get("admin")
+        if settings.admin_bind and not admin:
+            admin = listen.listen(settings.admin_bind, "--admin-bind")
+        if admin:
+            stack.enter_context(admin)
         if "http" in passed:
             log.info("socket_passed", address=listen.url(http, is_tls=settings.tls_certificate is not None))
         if not (settings.tokens or ipaddress.ip_address(http.getsockname()[0]).is_loopback):
@@ -283,7 +320,7 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
         queue = stack.enter_context(listen.open_unix(f"{directory}/queue.sock"))
         asking = stack.enter_context(listen.open_unix(f"{directory}/{SOCKET_NAME}"))
         return Supervisor(
-            settings, load, http=http, queue=queue, askers=Askers(asking), systemd=systemd, root=root
+            settings, load, http=http, admin=admin, queue=queue, askers=Askers(asking), systemd=systemd, root=root
         ).run()
 
 

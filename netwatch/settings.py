@@ -70,6 +70,19 @@ def _seconds(value: object) -> float:
     return seconds
 
 
+def _days(value: object) -> float | None:
+    if value in ("", "none"):
+        return None
+    try:
+        return _seconds(value)
+    except ValueError:
+        raise ValueError("give a number of days, or none") from None
+
+
+def _size_or_none(value: object) -> int | None:
+    return None if value in ("", "none") else _size(value)
+
+
 def _path(value: object) -> Path:
     try:
         return Path(_text(value)).expanduser()
@@ -80,6 +93,10 @@ def _path(value: object) -> Path:
 def _address(value: object) -> str:
     split_address(_text(value))
     return str(value)
+
+
+def _address_or_none(value: object) -> str | None:
+    return _address(value) if value != "" else None
 
 
 def _durability(value: object) -> str:
@@ -96,11 +113,20 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(item.strip() for item in items if item.strip())
 
 
+_ORIGIN: Final = re.compile(
+    r"(?!http://.*:80\Z|https://.*:443\Z)[a-z][a-z0-9+.-]*://([a-z0-9._~-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]*)?"
+)
+"""An origin as a browser writes it; one written otherwise would never be the same."""
+
+
 def _origins(value: object) -> tuple[str, ...]:
     origins = _texts(value)
     for origin in origins:
-        if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s,?#]+", origin):
-            raise ValueError("give origins such as https://www.example.org, without a path, or *")
+        if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                "give origins as browsers write them, such as https://www.example.org: no path, no capitals, no port "
+                "80 or 443, xn-- names; or * for all"
+            )
     return origins
 
 
@@ -121,6 +147,8 @@ def _tokens(value: object) -> Mapping[str, str]:
             raise ValueError(f"the token {name} needs 16 to 512 of the characters A-Z a-z 0-9 . _ ~ + / = -")
     if len(dict(pairs)) < len(pairs):
         raise ValueError("give each token a name of its own")
+    if len(set(dict(pairs).values())) < len(pairs):
+        raise ValueError("give each name a token of its own")
     return dict(pairs)
 
 
@@ -229,6 +257,12 @@ class Settings:
     """The settings of one server; sizes are bytes, ``_s`` are seconds."""
 
     bind: str = _setting("127.0.0.1:8080", _address, "where to listen, host:port", needs_restart=True)
+    admin_bind: str | None = _setting(
+        None,
+        _address_or_none,
+        "where to serve metrics and details, host:port; by default at bind, to holders of a token",
+        needs_restart=True,
+    )
     data_dir: Path = _setting(_DATA_DIR, _path, "where the files go", needs_restart=True)
     name: str = _setting(socket.gethostname, _name, "the `server` member of each line; by default the host's name")
     workers: int = _setting(_cores, _count, "worker processes; by default one a core", low=1, high=512)
@@ -296,6 +330,16 @@ class Settings:
     min_free_bytes: int = _setting(
         256 * MIB, _size, "refuse reports when the disk has less free than this", low=0, needs_restart=True
     )
+    retention_days: float | None = _setting(
+        None, _days, "delete sealed files older than this many days; by default none", low=1 / 24, needs_restart=True
+    )
+    retention_bytes: int | None = _setting(
+        None,
+        _size_or_none,
+        "delete the oldest sealed files past this many bytes; by default none",
+        low=MIB,
+        needs_restart=True,
+    )
 
     @property
     def worker_in_flight_bytes(self) -> int:
@@ -353,6 +397,8 @@ def trace(
         own = "" if origins["tokens"] == "default" else f"{origins['tokens']}, "
         origins["tokens"] = f"{own}{settings.tokens_file}"
         settings = dataclasses.replace(settings, tokens=tokens)
+    if settings.admin_bind == settings.bind and split_address(settings.bind)[1]:
+        raise StartError("admin_bind needs an address of its own, not the one of bind.", 2)
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise StartError("HTTPS needs both settings, tls_certificate and tls_key.", 2)
     if settings.tls_certificate and settings.tls_key:
@@ -428,7 +474,9 @@ def _parsed(name: str, value: object, origin: str) -> Any:
     try:
         parsed = metadata["parse"](value)
         low, high = metadata["low"], metadata["high"]
-        text = _size_text if metadata["parse"] is _size else str
+        text = _size_text if metadata["parse"] in (_size, _size_or_none) else str
+        if parsed is None:
+            return None
         if low is not None and parsed < low:
             raise ValueError(f"give at least {text(low)}")
         if high is not None and parsed > high:

@@ -14,10 +14,13 @@ from typing import Final
 
 from netwatch import log, process
 from netwatch.errors import Overloaded, StartError
+from netwatch.metrics import table
+from netwatch.metrics.board import Meter
 from netwatch.queue import STORED, Batch, Inbox, Stored
 from netwatch.reports import ID
 from netwatch.settings import Settings
 from netwatch.storage.files import Files
+from netwatch.storage.retention import Retention
 from netwatch.storage.store import RESEND_S, Store
 from netwatch.storage.window import Window
 
@@ -39,10 +42,12 @@ class Writer:
         *,
         drain_s: float,
         on_link: Callable[[], None],
-        on_beat: Callable[[], None],
+        on_beat: Callable[[], None] = lambda: None,
+        meter: Meter | None = None,
     ) -> None:
         self._inbox = inbox
         self._store = store
+        self._meter = meter or Meter()
         self._drain_s = drain_s
         self._on_link: Callable[[], None] | None = on_link
         self._on_beat = on_beat
@@ -105,15 +110,26 @@ class Writer:
         if any(lines):
             try:
                 self._store.commit(lines, now_s)
+                self._count_commit(group, lines)
                 self._refusal = STORED
             except Overloaded as error:
                 outcome = error.code
+                self._meter.add(table.COMMIT_ERRORS, labels=(outcome,))
                 if error.__cause__:  # the disk failed: only another try can tell how it is now
-                    self._refusal, self._refused_at_s = error.code, now_s
+                    self._refusal = "disk_error" if outcome == "unknown" else outcome
+                    self._refused_at_s = now_s
         if outcome == STORED:
             self._store.window.claim(claims, now_s)
         for batch, results in answers:
             self._inbox.answer(batch, outcome, results)
+
+    def _count_commit(self, group: list[Batch], lines: list[bytes | bytearray]) -> None:
+        meter = self._meter
+        meter.add(table.COMMITS)
+        meter.observe(table.COMMIT_BATCHES, len(group))
+        meter.observe(table.COMMIT_LINES, sum(some.count(b"\n") for some in lines))
+        meter.observe(table.COMMIT_BYTES, sum(map(len, lines)))
+        meter.set(table.LAST_COMMIT_AT, time.time_ns())
 
     def _new(
         self, batch: Batch, claims: dict[bytes, str], now_s: float
@@ -160,6 +176,8 @@ class Writer:
         except Overloaded as error:
             outlook = error.code
         self._inbox.heartbeat(outlook)
+        self._store.take_stock()
+        self._meter.set(table.SIGN_OF_LIFE_AT, time.time_ns())
 
 
 def run(
@@ -169,12 +187,14 @@ def run(
     notify: Callable[[str], None],
     instance: str,
     deaths: Mapping[str, float],
+    *,
+    meter: Meter,
     on_beat: Callable[[], None],
 ) -> bool:
     """Be the writer of the data directory open as ``root``, for the links that come in on ``listener``.
 
-    ``instance`` names this process in its files; ``deaths`` says when (monotonic) the writers before it died.
-    ``on_beat`` is called every now and then as long as it works.
+    ``instance`` names this process in its files; ``deaths`` says when (monotonic) the writers before it died;
+    ``meter`` is what it counts in; ``on_beat`` is called every now and then as long as it works.
 
     Calls ``notify("recovered")`` when it takes batches and ``notify("linked")`` at the first link. SIGTERM drains,
     SIGUSR1 seals. Returns whether everything was sealed. Raises :class:`StartError` when it cannot start.
@@ -182,15 +202,19 @@ def run(
     process.set_title("writer")
     os.umask(0o027)
     store = Store(
-        Files(root),
+        Files(root, meter),
         Window(settings.idempotency_window_s, settings.idempotency_keys),
         instance=instance,
         deaths=deaths,
+        retention=Retention(
+            Files(root), max_days=settings.retention_days, max_bytes=settings.retention_bytes, meter=meter
+        ),
         compression_level=settings.compression_level,
         seal_bytes=settings.seal_bytes,
         seal_after_s=settings.seal_after_s,
         min_free_bytes=settings.min_free_bytes,
         is_synced=settings.durability == "synced",
+        meter=meter,
     )
     wakeup, signalled = os.pipe()
     os.set_blocking(signalled, False)
@@ -203,6 +227,7 @@ def run(
         drain_s=settings.drain_timeout_s + 4,
         on_link=lambda: notify("linked"),
         on_beat=on_beat,
+        meter=meter,
     )
     signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: writer.drain())

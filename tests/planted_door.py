@@ -82,9 +82,15 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "any ratio": (
         ENCODING,
-        "            if size > RATIO_FREE_BYTES and size > MAX_RATIO * len(body):\n",
-        "            if False:\n",
+        "            if size > RATIO_FREE_BYTES + MAX_RATIO[encoding] * read_bytes:",
+        "            if False:",
         ["http/test_encoding.py::test_a_ratio_beyond_the_bound_is_413_even_where_the_size_is_not"],
+    ),
+    "a ratio by the whole body": (
+        ENCODING,
+        "MAX_RATIO[encoding] * read_bytes:",
+        "MAX_RATIO[encoding] * len(body):",
+        ["http/test_encoding.py::test_row_20_a_bomb_is_413_before_it_has_grown"],
     ),
     "any window": (
         ENCODING,

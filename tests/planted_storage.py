@@ -9,6 +9,7 @@ SEGMENT: Final = "storage/segment.py"
 RECOVERY: Final = "storage/recovery.py"
 STORE: Final = "storage/store.py"
 FRAME: Final = "storage/frame.py"
+READER: Final = "storage/reader.py"
 
 # name: (file in the package, old text, new text, the tests that must fail)
 PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
@@ -209,5 +210,35 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
         "            os.fchmod(fd, FILE_MODE)\n",
         "",
         ["test_files.py::test_modes_are_0640_and_0750_whatever_the_umask"],
+    ),
+    "a segment that was only found now is read at once": (
+        READER,
+        "for segment in ordered[:end]]",
+        "for segment in ordered]",
+        ["test_follow.py::test_what_is_only_found_now_is_read_at_the_next_look"],
+    ),
+    "what follows is read from the start again": (
+        READER,
+        "            segment.read_bytes = size\n",
+        "            segment.frame = None\n",
+        ["test_follow.py::test_after_the_newest_lines_comes_what_follows"],
+    ),
+    "a leftover is read and not what was recovered from it": (
+        READER,
+        "if (path := self._sealed_path(segment)) and files.exists(path):",
+        "if False:",
+        ["test_reader.py::test_what_was_recovered_is_read_in_its_place_while_its_leftover_stands"],
+    ),
+    "the newest file is pruned": (
+        "storage/retention.py",
+        "                if found is None or held is None:\n",
+        "                held = found and dataclasses.replace(found)\n                if found is None:\n",
+        ["test_retention.py::test_the_newest_never_goes"],
+    ),
+    "verify does not ask for the end of a file": (
+        "storage/verification.py",
+        "elif is_empty or frame.ending in (Ending.OPEN, Ending.TORN):",
+        "elif is_empty:",
+        ["test_verify.py::test_a_file_cut_anywhere_is_truncated_and_what_was_whole_is_salvaged"],
     ),
 }

@@ -27,6 +27,49 @@ def test_several_tokens_have_names(text: str) -> None:
     assert load({"tokens": text}, {}, None).tokens == {"a": A, "b": B}
 
 
+def test_two_names_for_one_token_are_refused() -> None:
+    with pytest.raises(StartError, match="a token of its own"):
+        load({"tokens": "a:0123456789abcdef,b:0123456789abcdef"}, {}, None)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://www.example.org",
+        "http://localhost:3000",
+        "http://[::1]:8080",
+        "https://xn--bcher-kva.example",
+        "chrome-extension://aapbdbdomjkkjkaonfhkkikfgjllcleb",
+        "null",
+        "*",
+        "https://example.org:8443",
+        "http://example.org:443",
+    ],
+)
+def test_an_origin_is_taken_as_browsers_write_it(origin: str) -> None:
+    assert load({"allowed_origins": origin}, {}, None).allowed_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://www.example.org/",
+        "https://www.example.org:443",
+        "http://www.example.org:80",
+        "https://WWW.example.org",
+        "https://*.example.org",
+        "https://bücher.example",
+        "https://www.example.org:",
+        "https://user@www.example.org",
+        "www.example.org",
+        "//www.example.org",
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused_by_name(origin: str) -> None:
+    with pytest.raises(StartError, match="as browsers write them"):
+        load({"allowed_origins": f"https://a.example,{origin}"}, {}, None)
+
+
 @pytest.mark.parametrize("token", ["x" * 16, "x" * 512, "AZaz09._~+/=-AZaz"])
 def test_a_token_has_the_characters_of_a_bearer_token(token: str) -> None:
     assert load({"tokens": f"a:{token}"}, {}, None).tokens == {"a": token}

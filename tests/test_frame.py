@@ -222,6 +222,25 @@ def test_row_07_a_block_larger_than_any_is_damage(bit: int, open_segment: Made) 
         assert read(content).ending is Ending.DAMAGED
 
 
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_a_file_that_grows_is_read_on_where_it_ended(segment: Made, step: int) -> None:
+    """As `tail -f` reads: whatever of a block, a line or the checksum is there already, nothing is lost or repeated."""
+    fd = os.memfd_create("segment")
+    try:
+        reader = FrameReader(fd)
+        found: list[bytes] = []
+        for start in range(0, len(segment.content), step):
+            assert reader.ending in (Ending.OPEN, Ending.TORN)
+            os.pwrite(fd, segment.content[start : start + step], start)
+            found += reader.lines()
+            assert found == segment.lines[: len(found)]
+            assert len(found) >= segment.acked_at(start + step)
+        assert found == segment.lines
+        assert (reader.ending is Ending.SEALED) == (len(segment.content) > segment.commits[-1][0])
+    finally:
+        os.close(fd)
+
+
 def test_row_07_a_line_with_a_wrong_checksum_ends_the_reading() -> None:
     lines = made_lines(0, 5).splitlines(keepends=True)
     lines[2] = lines[2].replace(b"client-", b"Client-")

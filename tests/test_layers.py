@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "netwatch"
 # From top to bottom. A module belongs to the first row with a pattern that fits; `x.*` fits `x` too.
 ROWS = [
     ["netwatch.__main__", "netwatch.cli"],
-    ["netwatch.server", "netwatch.probe", "netwatch.reload", "netwatch.configuration", "netwatch.loadtest.*"],
+    ["netwatch.server", "netwatch.probe", "netwatch.reload", "netwatch.configuration"],
+    ["netwatch.commands.*", "netwatch.loadtest.*", "netwatch.bench.*"],
     ["netwatch.measurement"],
     ["netwatch.generations"],
     ["netwatch.child", "netwatch.listen", "netwatch.notify"],
@@ -27,7 +28,7 @@ ROWS = [
     [
         "netwatch.reports",
         "netwatch.settings",
-        "netwatch.metrics",
+        "netwatch.metrics.*",
         "netwatch.errors",
         "netwatch.log",
         "netwatch.process",
@@ -41,9 +42,11 @@ FORBIDDEN = [
     ("netwatch.http.*", "netwatch.writer"),
     ("netwatch.queue", "netwatch.storage.*"),
     ("netwatch.loadtest.*", "netwatch.*"),
+    ("netwatch.bench.*", "netwatch.*"),
 ]
 
-# Outside libraries and who may import them; the load test, which imports nothing of netwatch, may import any.
+# Outside libraries and who may import them; the load test and the bench, which import nothing of netwatch, may import
+# any.
 PLACES = {
     "falcon": ["netwatch.http.*"],
     "gunicorn": ["netwatch.http.*"],
@@ -53,7 +56,7 @@ PLACES = {
     "multiprocessing": ["netwatch.server", "netwatch.child"],
     "httpx": ["netwatch.probe", "netwatch.measurement"],
 }
-ANYTHING_OUTSIDE = ["netwatch.loadtest.*"]
+ANYTHING_OUTSIDE = ["netwatch.loadtest.*", "netwatch.bench.*"]
 
 
 def fits(module: str, patterns: Iterable[str]) -> bool:
@@ -137,6 +140,7 @@ def test_no_import_crosses_a_wall() -> None:
         ("netwatch.cli", "import httpx"),
         ("netwatch.loadtest", "import netwatch"),
         ("netwatch.loadtest.audit", "from netwatch.reports import Report"),
+        ("netwatch.bench.servers", "from netwatch import server"),
         ("netwatch.helpers", ""),
         ("netwatch.cli", "import netwatch.helpers"),
     ],
@@ -160,6 +164,7 @@ def test_a_wall_that_is_crossed_is_found(module: str, source: str) -> None:
         ("netwatch.writer", "from netwatch.queue import Receiver\nfrom netwatch.storage.segment import Segment"),
         ("netwatch.storage.recovery", "import zstandard\nfrom netwatch.storage.layout import name"),
         ("netwatch.loadtest.storm", "import httpx, zstandard\nfrom netwatch.loadtest.audit import audit"),
+        ("netwatch.bench.stay", "import zstandard\nfrom netwatch.bench.table import grid"),
     ],
 )
 def test_what_the_design_wants_is_allowed(module: str, source: str) -> None:

@@ -80,7 +80,7 @@ def test_an_address_that_is_not_ours_is_refused_at_once(bind: str) -> None:
 # The Unix sockets
 
 
-def test_they_are_for_this_user_only_and_go_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_are_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", f"{tmp_path}:/elsewhere")
     previous = os.umask(0)
     try:

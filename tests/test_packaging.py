@@ -56,9 +56,10 @@ def test_uvicorn_is_pinned_to_its_minor_version(setup_cfg: configparser.ConfigPa
     assert "uvicorn ~= 0.54.0" in setup_cfg["options"]["install_requires"].splitlines()
 
 
-def test_types_are_shipped(setup_cfg: configparser.ConfigParser) -> None:
+def test_types_and_alert_rules_are_shipped(setup_cfg: configparser.ConfigParser) -> None:
     assert (ROOT / "netwatch/py.typed").read_bytes() == b""
-    assert setup_cfg["options.package_data"]["netwatch"].split() == ["py.typed"]
+    assert (ROOT / "netwatch/alerts.yml").exists()
+    assert setup_cfg["options.package_data"]["netwatch"].split() == ["py.typed", "alerts.yml"]
 
 
 def test_every_folder_of_code_is_a_package() -> None:

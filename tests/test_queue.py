@@ -464,6 +464,42 @@ def test_link_waits_for_a_writer_that_is_not_there_yet(run: Callable[[Main], Non
     run(main)
 
 
+def test_a_refusal_says_whether_the_request_may_be_stored_all_the_same(run: Callable[[Main], None], path: str) -> None:
+    """Certain is only what was never sent, or refused when it was first sent, unless the writer itself doubts."""
+
+    async def main() -> None:
+        async with linked(path, ack_timeout_s=0.3) as (link, writers, writer):
+            sent, gathered = link.store(b"sent\n"), None
+            assert (await writer.batch()).number == 1
+            gathered = link.store(b"gathered\n")
+            late = [await refusal(sent), await refusal(gathered)]
+            assert [(error.code, error.may_be_stored) for error in late] == [
+                ("ack_timeout", True),
+                ("ack_timeout", False),
+            ]
+            writer.ack(1)
+            number = 1
+            for outcome, may_be_stored in (("disk_full", False), ("recovering", False), ("unknown", True)):
+                number += 1
+                refused = link.store(b"refused\n")
+                assert (await writer.batch()).number == number
+                writer.ack(number, outcome)
+                assert (await refusal(refused)).may_be_stored is may_be_stored
+            resent = link.store(b"resent\n")
+            await writer.batch()
+            writer.die()
+            writer = await writers.next()
+            assert (await writer.batch()).flags == RESEND
+            writer.ack(number + 1, "disk_full")
+            assert (await refusal(resent)).may_be_stored
+            again = link.store(b"again\n")
+            await writer.batch()
+            writer.ack(number + 2, "disk_full")
+            assert not (await refusal(again)).may_be_stored
+
+    run(main)
+
+
 def test_trouble_names_what_a_report_would_meet(run: Callable[[Main], None], path: str) -> None:
     async def main() -> None:
         async with linked(path) as (link, _, writer):

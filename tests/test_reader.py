@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from netwatch.storage import layout, reader
+from netwatch.reports import ID
+from netwatch.storage import layout
 from netwatch.storage.files import Files
+from netwatch.storage.reader import Reader, sealed_segments
 from netwatch.storage.store import KEEP_LEFTOVER_S
 from tests.doubles import Disk, install, made_line, made_lines, made_store
 
@@ -24,13 +27,18 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 
 def stored(files: Files) -> bytes:
-    return b"".join(line + b"\n" for line in reader.stored_lines(files))
+    with contextlib.closing(Reader(files, print)) as everything:
+        return b"".join(line + b"\n" for line in everything.stored())
+
+
+def sealed_paths(files: Files) -> list[str]:
+    return [path for path, _ in sealed_segments(files)]
 
 
 def test_an_empty_data_directory_has_no_lines(disk: Disk) -> None:
     made_store(disk.files).start(0.0)
     assert stored(disk.files) == b""
-    assert reader.sealed_paths(disk.files) == []
+    assert sealed_paths(disk.files) == []
 
 
 def test_sealed_files_come_first_and_by_time_and_then_what_grows(disk: Disk) -> None:
@@ -46,7 +54,7 @@ def test_sealed_files_come_first_and_by_time_and_then_what_grows(disk: Disk) -> 
     growing = made_line(9, received_at="2026-11-21T00:00:00.000000Z")
     store.commit([growing], 0.0)
     assert stored(disk.files) == b"".join([*reversed(lines), growing])
-    assert len(reader.sealed_paths(disk.files)) == 3
+    assert len(sealed_paths(disk.files)) == 3
 
 
 def test_a_leftover_beside_what_was_recovered_from_it_is_read_once(disk: Disk) -> None:
@@ -63,6 +71,18 @@ def test_a_leftover_beside_what_was_recovered_from_it_is_read_once(disk: Disk) -
     assert stored(disk.files) == made_lines(0, 3)
 
 
+def test_what_was_recovered_is_read_in_its_place_while_its_leftover_stands(disk: Disk) -> None:
+    store = made_store(disk.files)
+    store.start(0.0)
+    store.commit([made_line(0, received_at="2026-11-22T10:00:00.000000Z")], 0.0)
+    disk.kill()
+    store = made_store(disk.files)
+    store.start(1.0)
+    store.commit([made_line(1, received_at="2026-11-22T11:00:00.000000Z")], 1.0)
+    store.seal("asked")
+    assert [line[ID][-1:] for line in stored(disk.files).splitlines()] == [b"0", b"1"]
+
+
 def test_a_segment_that_is_sealed_meanwhile_is_read_once(disk: Disk) -> None:
     store = made_store(disk.files)
     store.start(0.0)
@@ -70,10 +90,12 @@ def test_a_segment_that_is_sealed_meanwhile_is_read_once(disk: Disk) -> None:
     store.tend(0.0)
     store.seal("asked")
     store.commit([made_lines(2, 2)], 0.0)
-    lines = reader.stored_lines(disk.files)
+    everything = Reader(disk.files, print)
+    lines = everything.stored()
     found = [next(lines)]  # by now it has opened and listed everything
     store.seal("asked")
     found += lines
+    everything.close()
     assert found == made_lines(0, 4).splitlines()
 
 
@@ -85,10 +107,12 @@ def test_a_file_removed_meanwhile_is_passed_over(disk: Disk) -> None:
         store.tend(0.0)
         store.seal("asked")
         store.tend(0.0)
-    lines = reader.stored_lines(disk.files)
+    everything = Reader(disk.files, print)
+    lines = everything.stored()
     assert next(lines) == made_line(0).strip()
-    (disk.root / reader.sealed_paths(disk.files)[1]).unlink()
+    (disk.root / sealed_paths(disk.files)[1]).unlink()
     assert list(lines) == []
+    everything.close()
 
 
 def test_what_is_not_ours_is_passed_over(disk: Disk) -> None:
@@ -112,11 +136,13 @@ def test_it_writes_nothing_and_keeps_no_file_open(disk: Disk) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     disk.calls.clear()
     assert stored(disk.files) == made_lines(0, 2)
-    stopped = reader.stored_lines(disk.files)  # as by a broken pipe
+    opened = Reader(disk.files, print)
+    stopped = opened.stored()  # as by a broken pipe
     next(stopped)
     stopped.close()  # type: ignore[attr-defined]  # a generator has it
+    opened.close()
     assert sorted(os.listdir("/proc/self/fd")) == before
-    assert {call.split()[0] for call in disk.calls} <= {"open", "close", "listdir"}
+    assert {call.split()[0] for call in disk.calls} <= {"open", "close", "listdir", "stat"}
 
 
 def test_a_torn_tail_is_not_printed(disk: Disk) -> None:

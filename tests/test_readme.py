@@ -11,6 +11,7 @@ import pytest
 from netwatch import cli
 from netwatch.errors import ERRORS
 from netwatch.log import LEVELS
+from netwatch.metrics.__main__ import readme_table
 from netwatch.settings import FIELDS
 
 README = (Path(__file__).parent.parent / "README.rst").read_text("utf-8")
@@ -44,6 +45,10 @@ def test_what_waits_for_a_restart_is_named() -> None:
 def test_every_error_stands_with_its_status_and_title() -> None:
     documented = {code: tuple(rest.split(maxsplit=1)) for code, rest in rows(section("Errors")).items()}
     assert documented == {code: (str(status), title) for code, (status, title) in ERRORS.items()}
+
+
+def test_the_table_of_the_metrics_is_the_one_that_is_made_from_them() -> None:
+    assert readme_table() in section("Metrics"), "paste what python -m netwatch.metrics prints"
 
 
 def events() -> dict[str, set[str]]:

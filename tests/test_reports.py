@@ -324,6 +324,50 @@ def test_latency_always_has_its_decimal_point_both_ways(more: str, latency: str,
     assert f'"latency":{stored}}}'.encode() in line
 
 
+def test_a_long_report_of_numbers_at_the_ends_of_the_range_is_the_same_as_a_short_one() -> None:
+    numbers = [
+        "1e308",
+        "-1.7976931348623157E+308",
+        "5e-324",
+        "2.2250738585072011e-0308",
+        "1e-400",
+        "1e22",
+        "0.1",
+        "1.0",
+    ]
+    short = json.loads(encode_report(with_member(f"[{','.join(numbers)}]"), 32))["x"]
+    long = encode_report(with_member(f"[{','.join(numbers * 5000)}]"), 32)
+    assert typed(json.loads(long)["x"]) == typed(short * 5000)
+    for number in ("1e309", "-1e999"):
+        with pytest.raises(Rejected) as caught:
+            encode_report(with_member(f"[{','.join([*numbers * 5000, number])}]"), 32)
+        assert caught.value.code == "number_out_of_range"
+
+
+@pytest.mark.parametrize("more", ["", ',"x":1'])
+@pytest.mark.parametrize("latency", ["1e308", "5e-324"])
+def test_a_long_report_of_extreme_latencies_is_kept_like_any_other(more: str, latency: str) -> None:
+    report = with_sample(",".join([f'{{"t":1,"latency":{latency}}}'] * 4000), more)
+    assert encode_report(report, 32).count(b'"latency":%b}' % latency.encode()) == 4000
+
+
+@pytest.mark.parametrize("more", ["", ',"x":1'])
+@pytest.mark.parametrize(
+    ("t", "stored"),
+    [
+        ("1.0", "1"),
+        ("1e3", "1000"),
+        ("1.7672256E12", "1767225600000"),
+        ("-1.0", "-1"),
+        ("-0.0", "0"),
+        ("-9223372036854775808.0", "-9223372036854775808"),
+        ("9223372036854775807", "9223372036854775807"),
+    ],
+)
+def test_a_time_is_an_integer_however_it_is_written(more: str, t: str, stored: str) -> None:
+    assert f'"t":{stored}}}'.encode() in encode_report(with_sample(f'{{"t":{t}}}', more), 32)
+
+
 def test_a_plain_report_takes_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow_way(raw: bytes, max_depth: int) -> bytes:
         raise AssertionError("the slow way")
@@ -379,7 +423,10 @@ def test_escaped_names_are_our_members_all_the_same(way: Callable[[bytes, int], 
         (with_sample("1"), "invalid_member", "/hosts/0/history/0"),
         (with_sample("{}"), "missing_member", "/hosts/0/history/0"),
         (with_sample('{"t":1},{"t":"1"}'), "invalid_member", "/hosts/0/history/1/t"),
-        (with_sample('{"t":1.0}'), "invalid_member", "/hosts/0/history/0/t"),
+        (with_sample('{"t":1.5}'), "invalid_member", "/hosts/0/history/0/t"),
+        (with_sample('{"t":1},{"t":-1e-9}'), "invalid_member", "/hosts/0/history/1/t"),
+        (with_sample('{"t":9223372036854775808.0}'), "invalid_member", "/hosts/0/history/0/t"),
+        (with_sample('{"t":1e300}'), "invalid_member", "/hosts/0/history/0/t"),
         (with_sample('{"t":true}'), "invalid_member", "/hosts/0/history/0/t"),
         (with_sample('{"t":null}'), "invalid_member", "/hosts/0/history/0/t"),
         (with_sample('{"t":9223372036854775808}'), "invalid_member", "/hosts/0/history/0/t"),

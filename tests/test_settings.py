@@ -16,8 +16,9 @@ from netwatch import queue, reports
 from netwatch.errors import StartError
 from netwatch.settings import FIELDS, KIB, MIB, Settings, flag, load, split_address, variable
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "bind": "127.0.0.1:8080",
+    "admin_bind": None,
     "data_dir": Path("data"),
     "name": socket.gethostname(),
     "workers": len(os.sched_getaffinity(0)),
@@ -53,6 +54,8 @@ DEFAULTS = {
     "slow_request_s": 1.0,
     "access_log_sample": 0.0,
     "min_free_bytes": 256 * MIB,
+    "retention_days": None,
+    "retention_bytes": None,
 }
 """The design's list, whole."""
 
@@ -64,6 +67,7 @@ CERTIFICATE = Path(__file__).parent / "certificate.pem"  # with its key; it serv
 # Of each setting: as a flag or a variable, as TOML, and what it then is.
 GIVEN: dict[str, tuple[str, str, object]] = {
     "bind": ("[::1]:9000", '"[::1]:9000"', "[::1]:9000"),
+    "admin_bind": ("127.0.0.1:9100", '"127.0.0.1:9100"', "127.0.0.1:9100"),
     "data_dir": ("/srv/data", '"/srv/data"', Path("/srv/data")),
     "name": ("edge 1", '"edge 1"', "edge 1"),
     "workers": ("3", "3", 3),
@@ -103,6 +107,8 @@ GIVEN: dict[str, tuple[str, str, object]] = {
     "slow_request_s": ("0", "0", 0.0),
     "access_log_sample": ("0.25", "0.25", 0.25),
     "min_free_bytes": ("0", "0", 0),
+    "retention_days": ("30", "30", 30.0),
+    "retention_bytes": ("100GiB", '"100GiB"', 100 * 1024 * MIB),
 }
 NEEDED: dict[str, dict[str, object]] = {
     "tls_certificate": {"tls_key": str(CERTIFICATE)},
@@ -123,6 +129,7 @@ BAD: dict[str, list[object]] = {
         "::1:8080",
         "a..b:80",
     ],
+    "admin_bind": ["9100", "::1:9100"],
     "data_dir": ["", "a\nb", "\0", "~nobody-of-that-name/data", "\udcff"],
     "name": ["", "a\nb", "\x1b[31m", "n" * 254, "\u2028"],
     "workers": ["0", "-1", "1.5", "many", "513", "", True, 1.5],
@@ -180,6 +187,8 @@ BAD: dict[str, list[object]] = {
     "slow_request_s": ["-1", "soon", True],
     "access_log_sample": ["-0.1", "1.1", "all", True],
     "min_free_bytes": ["-1"],
+    "retention_days": ["0", "-1", "30d", True],
+    "retention_bytes": ["0", "1023", "-1", "many"],
 }
 
 
@@ -219,7 +228,7 @@ def test_each_setting_is_a_flag_a_variable_and_a_member_of_the_file(name: str, c
         load(needed, {}, config),
     ):
         assert getattr(settings, name) == value
-        assert type(getattr(settings, name)) is type(DEFAULTS[name]) or isinstance(value, Path)
+        assert type(getattr(settings, name)) is type(value)
         others = set(FIELDS) - {name} - set(needed)
         assert all(getattr(settings, other) == DEFAULTS[other] for other in others)
 

@@ -321,6 +321,18 @@ def test_rule_7_a_segment_given_up_is_recovered_before_the_next_group(call: str,
     assert not list(disk.root.glob("open/*"))
 
 
+@pytest.mark.parametrize("can_be_cut", [True, False])
+def test_what_cannot_be_cut_off_may_be_stored(can_be_cut: bool, disk: Disk) -> None:
+    store = started(disk)
+    disk.fail = calls_named(["fdatasync"] if can_be_cut else ["fdatasync", "ftruncate"])
+    with pytest.raises(Overloaded) as caught:
+        store.commit([made_lines(0, 2)], 0.0)
+    assert caught.value.code == ("disk_error" if can_be_cut else "unknown")
+    disk.fail = lambda _number, _call: None
+    store.tend(1.0)
+    assert sealed_lines(disk.root) == ([] if can_be_cut else made_lines(0, 2).splitlines())
+
+
 def test_rule_7_the_ids_of_a_segment_given_up_are_known(disk: Disk) -> None:
     store = started(disk)
     store.commit([made_lines(0, 2)], 0.0)

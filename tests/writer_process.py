@@ -27,6 +27,7 @@ import json, os, socket, sys
 from pathlib import Path
 from netwatch import writer
 from netwatch.errors import StartError
+from netwatch.metrics.board import Meter
 from netwatch.settings import Settings
 from netwatch.storage.files import open_data_directory
 from netwatch.storage.layout import new_instance
@@ -43,11 +44,14 @@ try:
         lambda word: os.write(int(news), word.encode() + b"\\n"),
         new_instance(),
         {},
-        lambda: None,
+        meter=Meter(),
+        on_beat=lambda: None,
     )
 except StartError as error:
     print(f"netwatch: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
+except OSError as error:  # of open_data_directory, which is the supervisor's part
+    sys.exit(f"netwatch: {error}")
 sys.exit(0 if is_clean else 1)
 """
 

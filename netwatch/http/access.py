@@ -5,10 +5,12 @@ A token is never logged and never part of an answer; given tokens are compared i
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from falcon.asgi import Request, Response
@@ -18,6 +20,7 @@ from netwatch.settings import Network
 
 PREFLIGHT_MAX_AGE_S: Final = 7200  # more is capped by Chromium
 _TAKEN_HEADERS: Final = "authorization, content-encoding, content-type, idempotency-key"
+_ORIGIN: Final = re.compile(r"[!-~]+")
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="netwatch"'}
 
 
@@ -27,6 +30,10 @@ class Sender(NamedTuple):
     token: str
     address: str
     is_page: bool
+
+
+Guard = Callable[[Request, Response], object]
+"""Raises :class:`Refused` for who may not see this."""
 
 
 class Access:
@@ -60,7 +67,7 @@ class Access:
     def _admit_origin(self, origin: str, req: Request, resp: Response) -> None:
         resp.append_header("Vary", "Origin")
         host = origin.partition("://")[2]
-        if origin in self._origins or "*" in self._origins:
+        if origin in self._origins or ("*" in self._origins and _ORIGIN.fullmatch(origin)):
             resp.set_header("Access-Control-Allow-Origin", origin)
             resp.set_header("Access-Control-Allow-Credentials", "true")
         elif not host or host != req.get_header("host"):
@@ -69,13 +76,20 @@ class Access:
             )
 
     def _token(self, req: Request) -> str:
-        """The name of the token that came in the header or, as a beacon has no headers, in the query."""
+        """The name of the token that came in the header or, as a beacon has no headers, in the query.
+
+        In the header it may also be a password (``curl -u name:token``), whatever the user's name is.
+        """
         scheme, _, given = (req.get_header("authorization") or "").partition(" ")
         if not given or scheme.lower() != "bearer":
-            given = (req.get_param("token") or "").replace(" ", "+")  # which a query that nobody encoded has for it
+            password = _password(given) if scheme.lower() == "basic" else ""
+            in_query: str = req.get_param("token") or ""
+            given = in_query.replace(" ", "+") or password  # a query that nobody encoded has the one for the other
         if not given:
             raise Refused(
-                "token_missing", "Send a token: Authorization: Bearer …, or ?token=… from a beacon.", headers=_CHALLENGE
+                "token_missing",
+                "Send a token: Authorization: Bearer …, as the password of Basic, or ?token=… from a beacon.",
+                headers=_CHALLENGE,
             )
         digest = hashlib.sha256(given.strip().encode("utf-8", "surrogateescape")).digest()
         names = [name for name, known in self._digests.items() if hmac.compare_digest(digest, known)]
@@ -99,6 +113,15 @@ class Access:
 
     def _is_trusted(self, address: str) -> bool:
         return _is_address(address) and any(ipaddress.ip_address(address) in network for network in self._proxies)
+
+
+def _password(credentials: str) -> str:
+    """The password of Basic credentials (RFC 7617), "" if there is none."""
+    try:
+        decoded = binascii.a2b_base64(credentials.encode("ascii"), strict_mode=True)
+    except ValueError:
+        return ""
+    return decoded.decode("utf-8", "surrogateescape").partition(":")[2]
 
 
 def _hops(req: Request) -> list[str]:

@@ -28,7 +28,7 @@ _BOUNDARY: Final = re.compile(rb"\}[ \t\r\n]*+\{")
 _INSIDE: Final = re.compile(rb'(?:[^"}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"?|\}(?![ \t\r\n]*+\{)){1,1000}', re.DOTALL)
 """What stands before a boundary, or a part of it: outside of strings, JSON has no boundary but between two values."""
 
-_LINES: Final = re.compile(rb"[^\s][^\n]*")
+_LINES: Final = re.compile(rb"[^ \t\r\n][^\n]*")
 """Each line that is not blank, from its first character."""
 
 Raws = list[bytes] | list[msgspec.Raw]
@@ -154,7 +154,7 @@ def _too_large(max_body_bytes: int) -> Refused:
 
 def _split_lines(body: bytes, max_reports: int) -> list[bytes]:
     if body.count(b"\n") < max_reports:
-        lines = [line for line in body.split(b"\n") if line and not line.isspace()]
+        lines = [line for line in body.split(b"\n") if line and not (line.isspace() and not line.strip(_WHITE))]
     else:
         lines = [match[0] for match in itertools.islice(_LINES.finditer(body), max_reports + 1)]
         if len(lines) > max_reports:

@@ -105,6 +105,7 @@ class Cycle:
 
     def take(self, piece: bytes) -> None:
         """More of the body has come; what nobody fetches keeps the rest from being read."""
+        self._expects_continue = False  # or no longer: it comes unasked
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size > HIGH_WATER_LIMIT:
@@ -113,6 +114,7 @@ class Cycle:
 
     def end(self) -> None:
         """The body is whole."""
+        self._expects_continue = False
         self.is_whole = True
         self._wake()
 
@@ -152,6 +154,8 @@ class Cycle:
             return
         if self.is_answered or message.get("more_body"):
             raise RuntimeError("answer a request once, with a body in one message")
+        if self._expects_continue:  # nobody knows whether the body that was not asked for follows
+            self.keep_alive = False
         body = message.get("body", b"")
         headers = self._default_headers + self._start["headers"]
         start = head(self._start["status"], headers, is_last=not self.keep_alive)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from netwatch.errors import Overloaded
+from netwatch.metrics import table
+from netwatch.metrics.board import Meter
 
 _RETRY_AFTER_S: Final = 1
 _ROOM: Final = 16
@@ -18,9 +20,11 @@ _LITTLE: Final = 256
 
 
 class InFlight:
-    """Counts bytes. ``limit_bytes`` bounds all, ``reserved_bytes`` of it are for pages."""
+    """Counts bytes. ``limit_bytes`` bounds all, ``reserved_bytes`` of it are for pages; ``meter`` shows them."""
 
-    def __init__(self, limit_bytes: int, reserved_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, reserved_bytes: int, meter: Meter | None = None) -> None:
+        self._meter = meter or Meter()
+        self._meter.set(table.IN_FLIGHT_LIMIT_BYTES, limit_bytes)
         self.limit_bytes = limit_bytes
         self.bytes = 0
         self._open_bytes = limit_bytes - reserved_bytes
@@ -41,12 +45,14 @@ class InFlight:
             )
         self.bytes += size
         self._clients[client] = held + size
+        self._meter.set(table.IN_FLIGHT_BYTES, self.bytes)
 
     def give(self, client: str, size: int) -> None:
         """The answer is made: ``size`` bytes less."""
         if not size:  # who holds nothing is not counted
             return
         self.bytes -= size
+        self._meter.set(table.IN_FLIGHT_BYTES, self.bytes)
         self._clients[client] -= size
         if not self._clients[client]:
             del self._clients[client]

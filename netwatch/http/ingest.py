@@ -14,12 +14,14 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 from falcon.asgi import Request, Response
 
-from netwatch.errors import Refused, Rejected
+from netwatch.errors import Overloaded, Refused, Rejected
 from netwatch.http import body
 from netwatch.http.access import Access, Sender, truncated
 from netwatch.http.body import Raws
 from netwatch.http.in_flight import InFlight
 from netwatch.http.turn import Turn
+from netwatch.metrics import table
+from netwatch.metrics.board import WorkerMeter
 from netwatch.reports import ID, Key, Lines, address_member
 from netwatch.settings import Settings
 
@@ -71,14 +73,15 @@ class _Taken(NamedTuple):
 class Door:
     """What the resources share: who may post, what is in flight, how a line is made, the link."""
 
-    def __init__(self, link: Storing, settings: Settings) -> None:
+    def __init__(self, link: Storing, settings: Settings, meter: WorkerMeter) -> None:
         self.access = Access(settings.tokens, settings.allowed_origins, settings.trusted_proxies)
         self.lines = Lines(settings.name, max_report_bytes=settings.max_report_bytes, max_depth=settings.max_depth)
         self.settings = settings
         self.link = link
+        self._meter = meter
         limit = settings.worker_in_flight_bytes
         reserved = min(settings.page_reserve_bytes // settings.workers, limit - settings.max_body_bytes)
-        self._in_flight = InFlight(limit, reserved)
+        self._in_flight = InFlight(limit, reserved, meter)
 
     async def take(
         self, req: Request, sender: Sender, kinds: frozenset[str], make_line: MakeLine, key: Key | None
@@ -97,24 +100,46 @@ class Door:
 
         take(size or 0)
         try:
-            max_reports = self.settings.max_reports
-            reports = await body.split(await body.read(req, size, max_body_bytes, take), kind, max_reports)
-            lines, errors, rejected = await self._make_lines(reports, make_line, key, self._address(sender))
+            # the reports are nobody's but the one's who awaits their ack, and lets go of them before
+            return await self._store(await self._read(req, size, kind, take), make_line, key, self._address(sender))
+        finally:
+            self._in_flight.give(client, taken)
+
+    async def _read(self, req: Request, size: int | None, kind: str, take: Callable[[int], None]) -> Raws:
+        data = await body.read(req, size, self.settings.max_body_bytes, take)
+        self._meter.add(table.BODY_BYTES, len(data))
+        return await body.split(data, kind, self.settings.max_reports)
+
+    async def _store(self, reports: Raws, make_line: MakeLine, key: Key | None, address: bytes) -> _Taken:
+        """Store what is valid, and count what becomes of each report: the terms, whose sum is what was received."""
+        count = len(reports)
+        terms = self._meter.terms
+        terms.received(count)
+        lines_total = rejected = 0
+        try:
+            lines, errors, rejected = await self._make_lines(reports, make_line, key, address)
             if not lines:
+                terms.done(count, rejected=rejected)
                 return _Taken(None, 0, 0, errors, rejected)
             first_id, lines_total = lines[0][ID].decode(), len(lines)
             stored = self.link.store(b"".join(lines), key.digest if key else b"")
             del reports, lines  # nothing of the request is kept twice while it waits: the link has it
             ack: Ack | None = await stored
-            return _Taken(
-                ack.first_id if ack else first_id,
-                lines_total,
-                ack.accepted if ack else lines_total,
-                errors,
-                rejected,
-            )
-        finally:
-            self._in_flight.give(client, taken)
+        except Overloaded as error:
+            if error.may_be_stored:
+                terms.done(count, rejected=rejected, unknown=lines_total)
+            else:
+                terms.done(count, rejected=rejected, shed=lines_total)
+            raise
+        except Refused:  # a report with which the whole request falls
+            terms.done(count, rejected=count)
+            raise
+        except BaseException:  # a fault of ours, or the end of a drain; what was handed over may be stored
+            terms.done(count, rejected=rejected, unknown=count - rejected)
+            raise
+        accepted = ack.accepted if ack else lines_total
+        terms.done(count, stored=accepted, duplicate=lines_total - accepted, rejected=rejected)
+        return _Taken(ack.first_id if ack else first_id, lines_total, accepted, errors, rejected)
 
     def _address(self, sender: Sender) -> bytes:
         detail = self.settings.address
@@ -133,6 +158,7 @@ class Door:
                 lines.append(make_line(report, now_ns, key.id(index) if key else "", address))
             except Rejected as error:
                 rejected += 1
+                self._meter.add(table.REJECTIONS, labels=(error.code,))
                 if len(errors) < MAX_ERRORS:
                     errors.append(
                         {"index": index, "code": error.code, "pointer": _short(error.pointer), "detail": error.detail}

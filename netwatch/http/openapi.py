@@ -10,6 +10,7 @@ from falcon.asgi import Request, Response
 from netwatch import __version__
 from netwatch.errors import ERRORS
 from netwatch.http import body, encoding
+from netwatch.http.access import Guard
 from netwatch.reports import BrowserReport, Report
 from netwatch.settings import Settings
 
@@ -44,6 +45,11 @@ class Problem(msgspec.Struct):
     instance: str
 
 
+_WAYS_TO_GIVE_A_TOKEN: Final = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "basic": {"type": "http", "scheme": "basic", "description": "The token is the password."},
+    "query": {"type": "apiKey", "in": "query", "name": "token", "description": "For beacons, which have no headers."},
+}
 _REFUSALS: Final = (400, 401, 403, 413, 415, 429, 500, 503)
 
 
@@ -53,10 +59,8 @@ def document(settings: Settings) -> dict[str, Any]:
         (Report, BrowserReport, Answer, Problem), ref_template="#/components/schemas/{name}"
     )
     problems = {str(status): _problem(status) for status in _REFUSALS}
-    scopes: list[dict[str, list[str]]] = [{"bearer": []}] if settings.tokens else []
-    components: dict[str, Any] = {"schemas": schemas}
-    if settings.tokens:
-        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    ways = _WAYS_TO_GIVE_A_TOKEN if settings.tokens else {}
+    components: dict[str, Any] = {"schemas": schemas, "securitySchemes": ways}
     encodings = {
         "name": "Content-Encoding",
         "in": "header",
@@ -72,7 +76,7 @@ def document(settings: Settings) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "netwatch", "version": __version__},
         "components": components,
-        "security": scopes,
+        "security": [{name: []} for name in ways],
         "paths": {
             "/api/v1/reports": {
                 "post": {
@@ -140,10 +144,14 @@ def _body(shape: type, json_types: frozenset[str], line_types: frozenset[str]) -
 class OpenApi:
     """The resource ``/openapi.json``."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, guard: Guard) -> None:
+        self._guard = guard
         self._document = msgspec.json.encode(document(settings))
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """The document."""
+        self._guard(req, resp)
         resp.content_type = "application/json"
         resp.data = self._document
+
+    on_head = on_get

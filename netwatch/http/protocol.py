@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 import urllib.parse
 from collections import deque
 from http import HTTPStatus
@@ -19,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from netwatch.errors import ERRORS
 from netwatch.http.cycle import Cycle, head
 from netwatch.http.deadlines import NEVER, Deadlines, Due
+from netwatch.http.metrics import Counting
 from netwatch.http.problem import PROBLEM_TYPE, problem
 from netwatch.http.request_log import RequestLog
 from netwatch.settings import Settings
@@ -65,6 +67,8 @@ class Protocol(HttpToolsProtocol):
         self._waiting = deque()
         self.deadlines.watch(self.loop, cast(set[Due], self.connections))
         self.due_s = self.deadlines.now_s + self.header_timeout_s
+        if counting := self._counting:
+            counting.connected(len(self.connections))
         if self.app_state.get("draining"):
             self.shutdown()
         if len(self.connections) > self.max_connections:
@@ -81,6 +85,8 @@ class Protocol(HttpToolsProtocol):
         if exc is None:
             self.transport.close()
         self.parser = None  # type: ignore[assignment]  # it refers to us
+        if counting := self._counting:
+            counting.connected(len(self.connections))
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns None
         """The client sends no more; what it sent whole is still answered, except over TLS, which has no half."""
@@ -162,7 +168,7 @@ class Protocol(HttpToolsProtocol):
             return
         self._dry_bytes = 0
         self._is_between = True
-        self.scope["state"]["body_complete"] = True
+        self.scope["state"]["body_complete"] = time.monotonic_ns()
         assert self.cycle
         self.cycle.whole_s = self.loop.time()
         self.cycle.end()
@@ -177,8 +183,15 @@ class Protocol(HttpToolsProtocol):
         cycle.task = self.loop.create_task(cycle.run(self.app, self.tasks))
         self.tasks.add(cycle.task)
 
+    @property
+    def _counting(self) -> Counting | None:
+        """Where the worker has one, it counts."""
+        return self.app_state.get("counting")
+
     def _on_answer(self, cycle: Cycle, status: int, body: bytes) -> None:
         """The request in work was answered: on to the next, or wait for one."""
+        if counting := self._counting:
+            counting.answered(cycle.scope, status)
         if self.request_log:
             self.request_log.look(cycle, status, body, self.loop.time())
         if self.transport.get_write_buffer_size():
@@ -250,6 +263,8 @@ class Protocol(HttpToolsProtocol):
     def _answer_instead(self, code: str, detail: str) -> None:
         """Answer the connection, where there is no request to answer, and close it."""
         status, _ = ERRORS[code]
+        if counting := self._counting:
+            counting.refused(status, code)
         refuse = self.app_state.get("refuse")
         body = problem(code, detail, instance=refuse(code, detail) if refuse else None)
         headers = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import math
 import mmap
@@ -12,7 +13,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
@@ -22,8 +23,12 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from netwatch import log, process
-from netwatch.http.app import create_app
+from netwatch.http.acceptor import Acceptor
+from netwatch.http.app import create_admin_app, create_app, split_app
+from netwatch.http.metrics import Counting
 from netwatch.http.protocol import ANSWER_S, protocol_settings
+from netwatch.http.request_log import Refusals
+from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.queue import Link
 from netwatch.settings import Settings
 
@@ -34,15 +39,31 @@ _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class _Server(Server):
-    """uvicorn's server, which says when it takes connections, and tells its last ones that it does no more."""
+    """uvicorn's server, which takes its share of connections, and tells the last ones when it takes no more."""
 
-    def __init__(self, config: Config, say: Callable[[str], None], patience_s: memoryview) -> None:
+    def __init__(
+        self,
+        config: Config,
+        say: Callable[[str], None],
+        patience_s: memoryview,
+        has_its_share: Callable[[], bool],
+    ) -> None:
         super().__init__(config)
         self._say = say
         self._patience_s = patience_s
+        self._has_its_share = has_its_share
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(Arbiter.APP_LOAD_ERROR)
+        config = self.config
+        make_protocol = functools.partial(
+            cast(Any, config.http_protocol_class), config, self.server_state, self.lifespan.state
+        )
+        acceptors = [Acceptor(sock, make_protocol, config.ssl, self._has_its_share) for sock in sockets or []]
+        self.servers = cast(Any, acceptors)
+        self.started = True
         with contextlib.suppress(OSError):  # the supervisor is gone
             self._say("serving")
 
@@ -56,13 +77,14 @@ class _Server(Server):
 class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no types
     """uvicorn's worker class with our protocol and server."""
 
+    board: Board
     say: Callable[[str], None]
     patience_s: memoryview
     """Its first, if it is not 0, is how long a drain may take instead; the master writes it, the workers share it."""
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        server = _Server(self.config, self.say, self.patience_s)
+        server = _Server(self.config, self.say, self.patience_s, self.board.has_its_share)
         self._install_sigquit_handler()
         await server.serve(sockets=self.sockets)
         if not server.started:
@@ -70,14 +92,19 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no type
 
 
 class _LinkLifespan:
-    """Opens the link when the worker's loop runs, and closes it when the last request was answered."""
+    """Opens the link when the worker's loop runs, and closes it when the last request was answered.
 
-    def __init__(self, link: Link) -> None:
+    Lets the protocol know in what it counts.
+    """
+
+    def __init__(self, link: Link, meter: WorkerMeter) -> None:
         self._link = link
+        self._meter = meter
 
-    async def process_startup(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
+    async def process_startup(self, scope: dict[str, Any], _event: dict[str, Any]) -> None:
         gc.collect()
         gc.freeze()  # what is here by now stays: each later collection would look through all of it for nothing
+        scope["state"]["counting"] = Counting(self._meter)
         self._link.open()
 
     async def process_shutdown(self, _scope: dict[str, Any], _event: dict[str, Any]) -> None:
@@ -87,15 +114,19 @@ class _LinkLifespan:
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
     """Gunicorn with our settings instead of its files and flags."""
 
-    def __init__(self, settings: Settings, listener_fd: int, queue_path: str) -> None:
+    def __init__(
+        self, settings: Settings, listener_fd: int, queue_path: str, board: Board, admin_fd: int | None
+    ) -> None:
         self._settings = settings
-        self._listener_fd = listener_fd
+        self._board = board
+        self._listener_fds = [listener_fd, *([] if admin_fd is None else [admin_fd])]
+        self._admin_address = None if admin_fd is None else _address_of(admin_fd)
         self._queue_path = queue_path
         super().__init__()
 
     def load_config(self) -> None:
         values = {
-            "bind": f"fd://{self._listener_fd}",
+            "bind": [f"fd://{fd}" for fd in self._listener_fds],
             "workers": self._settings.workers,
             "worker_class": f"{__name__}.Worker",
             "timeout": _WORKER_TIMEOUT_S,
@@ -129,7 +160,20 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # Gunicorn has no types
         link = Link(
             self._queue_path, batch_bytes=self._settings.commit_bytes, ack_timeout_s=self._settings.ack_timeout_s
         )
-        return create_app(link, self._settings, middleware=[_LinkLifespan(link)])
+        meter = self._board.claim()
+        if meter.number is None:
+            log.error("no_slot", advice="this worker is missing in the metrics; restart the server")
+        refusals = Refusals()
+        app = create_app(link, self._settings, self._board, meter, refusals, [_LinkLifespan(link, meter)])
+        if not self._admin_address:
+            return app
+        return split_app(app, create_admin_app(link, self._settings, self._board, refusals), *self._admin_address)
+
+
+def _address_of(fd: int) -> tuple[str, int]:
+    with socket.socket(fileno=os.dup(fd)) as listener:
+        host, port = listener.getsockname()[:2]
+        return host, port
 
 
 def _fork_without_losing_a_signal() -> None:
@@ -163,18 +207,27 @@ def _on_worker_start(master: Arbiter, _worker: GunicornWorker) -> None:
     log.info("worker_started")
 
 
-def run(settings: Settings, listener_fd: int, queue_path: str, say: Callable[[str], None]) -> None:
+def run(
+    settings: Settings,
+    listener_fd: int,
+    queue_path: str,
+    board: Board,
+    say: Callable[[str], None],
+    admin_fd: int | None = None,
+) -> None:
     """Be Gunicorn's master for the listening HTTP socket ``listener_fd`` until SIGTERM. Ends in SystemExit.
 
-    Each worker says "serving" once it takes connections.
+    Its workers count on ``board``, and each says "serving" once it takes connections. ``admin_fd`` is the listening
+    socket of ``admin_bind``.
     """
     process.set_title("gunicorn")
     os.environ.pop("NOTIFY_SOCKET", None)  # it would say that it is ready before a worker is
+    Worker.board = board
     Worker.say = staticmethod(say)
     Worker.patience_s = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")
     Worker.CONFIG_KWARGS = protocol_settings(settings)
     signal.set_wakeup_fd(-1)
     _fork_without_losing_a_signal()
-    gunicorn = _Gunicorn(settings, listener_fd, queue_path)
+    gunicorn = _Gunicorn(settings, listener_fd, queue_path, board, admin_fd)
     signal.signal(process.BE_PATIENT, lambda *_: gunicorn.be_patient())
     gunicorn.run()

@@ -6,18 +6,19 @@ It reads with the stock `zstd` tool and Python's own json, none of the server's 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import subprocess
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from netwatch.loadtest.ledger import Fate, Ledger
+from netwatch.loadtest.lines import Lines
 from netwatch.loadtest.reports import Reports
 
 FAILURES = {
@@ -32,11 +33,7 @@ FAILURES = {
     "unexpected": "lines of reports that were rejected, never sent, or that nobody knows",
 }
 
-_ENVELOPE = ("id", "receivedAt", "generatedAt", "kind", "server", "address", "report", "crc")
-_OPTIONAL = {"generatedAt", "address"}
 _CRC = re.compile(rb',"crc":"([0-9a-f]{8})"\}\n\Z')
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z")
 _RUN_ID = re.compile(r"[0-9a-f]{8}-\d+-\d+\Z")
 _SEGMENT = re.compile(r"([0-9a-f]+-\d+)\.jsonl\.zst(\.open)?\Z")  # <instance>-<number>, the same open and sealed
 
@@ -45,12 +42,14 @@ _SEGMENT = re.compile(r"([0-9a-f]+-\d+)\.jsonl\.zst(\.open)?\Z")  # <instance>-<
 class Audit:
     """What was found; all is well when `found` is empty."""
 
+    keys_forgotten: bool = False
     files: int = 0
     stored_bytes: int = 0
     lines: int = 0
     of_this_run: int = 0
     of_other_runs: int = 0
     unknown_stored: int = 0  # reports whose client cannot know, and which are stored
+    repeated: int = 0  # lines that stand twice under one id, where the server may have forgotten the key
     quarantined: int = 0
     found: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -70,19 +69,23 @@ class Audit:
         ]
 
 
-def audit(data_dir: Path, ledger: Ledger, reports: Reports, *, live: bool = False) -> Audit:
-    """Compare all that `data_dir` holds with what the run sent; `live`: a server still runs, with segments open."""
+def audit(
+    data_dir: Path, ledger: Ledger, reports: Reports, *, live: bool = False, keys_forgotten: bool = False
+) -> Audit:
+    """Compare all that `data_dir` holds with what the run sent; `live`: a server still runs, with segments open;
+    `keys_forgotten`: it was started afresh, and what was sent again after that may stand twice, under the same id."""
     with ExitStack() as stack:
         growing: dict[Path, IO[bytes]] = {}
         if live:  # opened before reports/ is looked at, and kept: each may be sealed, and so renamed, at any moment
             for path in files_below(data_dir / "open"):
                 with suppress(FileNotFoundError):
                     growing[path] = stack.enter_context(path.open("rb"))
-        return _audit(data_dir, growing, ledger, reports, live=live)
+        return _audit(data_dir, growing, ledger, reports, Audit(keys_forgotten), live=live)
 
 
-def _audit(data_dir: Path, growing: dict[Path, IO[bytes]], ledger: Ledger, reports: Reports, *, live: bool) -> Audit:
-    result = Audit()
+def _audit(
+    data_dir: Path, growing: dict[Path, IO[bytes]], ledger: Ledger, reports: Reports, result: Audit, *, live: bool
+) -> Audit:
     sealed: list[Path] = []
     if not live:
         for path in files_below(data_dir / "open"):
@@ -99,11 +102,12 @@ def _audit(data_dir: Path, growing: dict[Path, IO[bytes]], ledger: Ledger, repor
     result.stored_bytes = sum(path.stat().st_size for path in sealed)
     for path in broken_files(sealed):
         result.add("broken_file", path.name)
-    seen = [bytearray(len(fates)) for fates in ledger.fates]
+    lines = Lines(reports)
+    seen = [array("I", bytes(4 * len(fates))) for fates in ledger.fates]
     for path in [*sealed, *growing]:
         for number, raw in enumerate(read_lines(path, growing.get(path)), 1):
             result.lines += 1
-            _look_at(result, f"{path.name}:{number}", raw, ledger, reports, seen)
+            _look_at(result, f"{path.name}:{number}", raw, ledger, lines, seen)
     for client, fates in enumerate(ledger.fates):
         for number, fate in enumerate(fates):
             if fate == Fate.ACKED and not seen[client][number]:
@@ -111,15 +115,14 @@ def _audit(data_dir: Path, growing: dict[Path, IO[bytes]], ledger: Ledger, repor
     return result
 
 
-def _look_at(result: Audit, where: str, raw: bytes, ledger: Ledger, reports: Reports, seen: list[bytearray]) -> None:
-    crc = _CRC.search(raw)
+def _look_at(result: Audit, where: str, raw: bytes, ledger: Ledger, lines: Lines, seen: list[array[int]]) -> None:
+    crc = _CRC.search(raw, max(0, len(raw) - 32))
     if crc is None:
         result.add("bad_line", f"{where}: does not end with a crc")
     elif f"{zlib.crc32(raw[: crc.start()]):08x}" != crc[1].decode():
         result.add("bad_crc", where)
     try:
-        line = strict_json(raw)
-        _check_envelope(line)
+        line = lines.decode(raw)
     except ValueError as error:  # UnicodeDecodeError is one
         if crc is not None:
             result.add("bad_line", f"{where}: {error}")
@@ -134,52 +137,19 @@ def _look_at(result: Audit, where: str, raw: bytes, ledger: Ledger, reports: Rep
         return
     client, number = place
     result.of_this_run += 1
-    if seen[client][number]:
+    mark = zlib.crc32(line["id"].encode()) | 1  # never 0, which is nothing seen
+    if seen[client][number] == mark and result.keys_forgotten:
+        result.repeated += 1
+    elif seen[client][number]:
         result.add("doubled", f"{report_id} in {where}")
-    seen[client][number] = 1
+    seen[client][number] = mark
     fate = ledger.fates[client][number]
     if fate == Fate.UNKNOWN:
         result.unknown_stored += 1
     elif fate != Fate.ACKED:
         result.add("unexpected", f"{report_id} ({Fate(fate).name.lower()}) in {where}")
-    differs = reports.differs(report_id, line["report"])
-    if differs:
+    if differs := lines.differs(report_id, line["report"]):
         result.add("altered", f"{report_id}: {differs} in {where}")
-
-
-def _check_envelope(line: Any) -> None:
-    """Raise ValueError unless the members around the report are the right ones, in order."""
-    if not isinstance(line, dict):
-        raise ValueError("not an object")
-    expected = [name for name in _ENVELOPE if name in line or name not in _OPTIONAL]
-    if list(line) != expected:
-        raise ValueError(f"members {list(line)}")
-    for name in ("receivedAt", "generatedAt"):
-        if name in line and not _TIME.match(str(line[name])):
-            raise ValueError(f"{name} {line[name]!r}")
-    if not _UUID.match(str(line["id"])):
-        raise ValueError(f"id {line['id']!r}")
-    if line["kind"] != "report" or not isinstance(line["server"], str) or not isinstance(line["report"], dict):
-        raise ValueError("kind, server or report")
-
-
-def strict_json(raw: bytes) -> Any:
-    """Decode one line; ValueError for what Python lets through and other readers don't."""
-    return _DECODER.decode(raw.decode())
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member twice in one object")
-    return members
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def read_lines(path: Path, growing: IO[bytes] | None = None) -> Iterator[bytes]:

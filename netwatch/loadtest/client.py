@@ -20,7 +20,7 @@ from netwatch.loadtest.tally import Outcome, Tally
 
 ANSWER_TIMEOUT_S = 10.0
 REFUSED_PAUSE_S = 0.02
-GRACE_S = 10.0  # how long after the end of the run a request is still sent again under its key
+GRACE_S = 10.0  # how long after the end of the run what was due before is still sent, or sent again under its key
 
 
 class Load:
@@ -70,7 +70,7 @@ class Load:
         finally:
             watch.cancel()
             if self._pace:
-                self.tally.unsent_total = self._pace.close()
+                self.tally.unsent_total = max(0, self._pace.close() - self.tally.requests.total())
         self.duration_s = time.monotonic() - self.start_s
 
     async def _give_up_in_time(self) -> None:
@@ -86,7 +86,7 @@ class Load:
         is_hasty = client < self._hasty_total
         while True:
             due_s = await self._pace.turn() if self._pace else time.monotonic()
-            if due_s >= self._until_s:
+            if due_s >= self._until_s or time.monotonic() > self._until_s + GRACE_S:
                 break
             await self._deliver(client, self._requests.next(client, is_last=is_hasty), due_s)
             if is_hasty:
@@ -184,5 +184,5 @@ def _pause_s(outcome: Outcome, answer: Answer | None, earlier_total: int) -> flo
         # A server may close a connection that it has kept alive at any moment, and has then not read the request.
         return 0.0 if outcome == "closed" and earlier_total else REFUSED_PAUSE_S
     if answer.status in (429, 503):
-        return answer.retry_after_s or 1.0
+        return 1.0 if answer.retry_after_s is None else answer.retry_after_s
     return None

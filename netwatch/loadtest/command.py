@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import resource
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import NoReturn
 
 SIZES = ("small", "medium", "large")
@@ -33,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="requests a second of all clients together, evenly, however long the server takes; a latency then counts "
         "from the time the request was due (default: each client as fast as it can)",
     )
-    add("--size", choices=SIZES, default="small", help="of the reports: 0.7, 6 or 30 KB (%(default)s)")
-    add("--mix", type=_mix, metavar="SIZE=N,…", help="several sizes by their weights, e.g. small=8,medium=3,large=1")
+    add("--size", choices=SIZES, help="of the reports: 0.7, 6 or 30 KB (small)")
+    add("--mix", type=_mix, metavar="SIZE=N,…", help="sizes by their weights instead: small=8,medium=3,large=1")
     add("--batch", type=_count, default=0, metavar="N", help="send NDJSON of N reports instead of single objects")
     add("--encoding", choices=("gzip", "zstd"), default="", help="compress the bodies")
     add("--bad", type=_share, default=0.0, metavar="SHARE", help="of reports that must be rejected, and not be stored")
@@ -102,13 +104,29 @@ def run(args: argparse.Namespace) -> int:
             _refuse(args, "give the address of a running server, or --serve")
         if args.kill or args.workers or args.data_dir or args.server_log:
             _refuse(args, "--kill, --workers, --data-dir and --server-log need --serve")
+    if args.mix and args.size:
+        _refuse(args, "give --size or --mix, not both")
+    args.mix = args.mix or {args.size or "small": 1}
     if args.kills and not args.kill:
         _refuse(args, "--kills needs --kill")
+    if args.audit and not args.audit.is_dir():
+        _refuse(args, f"there is no data directory {args.audit}")
+    if (args.audit or args.serve) and which("zstd") is None:
+        _refuse(args, "the audit needs the zstd tool: apt install zstd")
     if args.plot and find_spec("matplotlib") is None:
         _refuse(args, "--plot needs matplotlib: pip install 'netwatch[plot]'")
 
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and args.clients + 100 > hard:
+        _refuse(args, f"--clients {args.clients} needs more than the {hard} open files that are allowed: ulimit -Hn")
+
+    from netwatch.loadtest.requests import address
     from netwatch.loadtest.trial import run_here
 
+    try:
+        address("http://127.0.0.1" if args.serve else args.arguments[0])
+    except ValueError as error:
+        _refuse(args, str(error))
     return run_here(args)
 
 

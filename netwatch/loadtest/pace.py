@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import math
 import os
 import time
 from collections import deque
@@ -38,11 +39,10 @@ class Pace:
         return due_s
 
     def close(self) -> int:
-        """How many requests were due before the end, and nobody took."""
+        """How many requests were due before the end."""
         asyncio.get_running_loop().remove_reader(self._timer)
         os.close(self._timer)
-        due_total = int((min(self.until_s, time.monotonic()) - self._start_s) * self._rate)
-        return max(0, due_total - self._taken_total)
+        return math.ceil((min(self.until_s, time.monotonic()) - self._start_s) * self._rate - 1e-6)
 
     def _tick(self) -> None:
         os.read(self._timer, 8)

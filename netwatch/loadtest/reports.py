@@ -64,13 +64,13 @@ BAD = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Payload:
     """The large part of a report, made once and used by many."""
 
-    names: frozenset[str]  # its members' names
     sent: bytes  # the members as JSON, without the braces
-    canonical: str  # of what must be stored
+    hosts: str  # what must be stored for `hosts`, in its canonical form
+    rest: dict[str, Any]  # the members beside them
 
 
 class Reports:
@@ -80,20 +80,13 @@ class Reports:
         """`mix` weighs the sizes; `bad_share` of the reports are ones that must be rejected."""
         self._key = str(seed).encode()
         self._bad_below = round(bad_share * 2**32)
-        sizes = {size: self._payloads(seed, size) for size in mix}
+        sizes = {size: _payloads(seed, size) for size in mix}
         self._wheel = [sizes[size] for size, weight in mix.items() for _ in range(weight)]
-
-    @staticmethod
-    def _payloads(seed: int, size: str) -> list[Payload]:
-        rng = random.Random(f"{seed}/{size}")
-        shape = SHAPES[size]
-        return [_payload(rng, shape) for _ in range(shape.payloads)]
 
     def body(self, report_id: str) -> bytes:
         """The report as one line of JSON, as a client sends it."""
-        bad, which, turn, pick = self._numbers(report_id)
-        payloads = self._wheel[turn % len(self._wheel)]
-        sent = payloads[which % len(payloads)].sent
+        bad, _, _, pick = numbers = self._numbers(report_id)
+        sent = self._payload(numbers).sent
         if bad < self._bad_below:
             ending = BAD[pick % len(BAD)]
             return b'{"clientId":"%b",%b' % (report_id.encode(), ending.replace(b"%b", sent))
@@ -103,19 +96,18 @@ class Reports:
         """Whether the report under this id must be rejected."""
         return self._bad_below > 0 and self._numbers(report_id)[0] < self._bad_below
 
-    def differs(self, report_id: str, stored: dict[str, Any]) -> str:
-        """The first member that is not what was sent under this id, or "" when all are; `latency` must be a float."""
-        _, which, turn, pick = self._numbers(report_id)
-        payloads = self._wheel[turn % len(self._wheel)]
-        payload = payloads[which % len(payloads)]
-        head = json.loads(b"{%b}" % _head(pick)) | {"clientId": report_id}
-        rest = {name: value for name, value in stored.items() if name not in payload.names}
-        if canonical(rest) != canonical(head):
-            wrong = (name for name in head if canonical(rest.get(name)) != canonical(head[name]))
-            return next(wrong, f"members {sorted(stored)}")
-        if canonical({name: stored.get(name) for name in payload.names}) != payload.canonical:
-            return "hosts"
-        return ""
+    def payload(self, report_id: str) -> Payload:
+        """The large part of the report."""
+        return self._payload(self._numbers(report_id))
+
+    def beside_hosts(self, report_id: str) -> dict[str, Any]:
+        """All members of a good report but `hosts`, as they must be stored."""
+        head: dict[str, Any] = json.loads(b"{%b}" % _head(self._numbers(report_id)[3]))
+        return {"clientId": report_id} | head | self.payload(report_id).rest
+
+    def _payload(self, numbers: tuple[int, int, int, int]) -> Payload:
+        payloads = self._wheel[numbers[2] % len(self._wheel)]
+        return payloads[numbers[1] % len(payloads)]
 
     def _numbers(self, report_id: str) -> tuple[int, int, int, int]:
         """Four random numbers of 32 bits that follow from the id."""
@@ -136,6 +128,11 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
+def _payloads(seed: int, size: str) -> list[Payload]:
+    rng = random.Random(f"{seed}/{size}")
+    return [_payload(rng, SHAPES[size]) for _ in range(SHAPES[size].payloads)]
+
+
 def _payload(rng: random.Random, shape: Shape) -> Payload:
     extra = rng.random() < 0.1  # members that the server does not know take another way through it
     hosts = [_host(rng, name, url, shape.samples, extra) for name, url in rng.sample(SITES, shape.hosts)]
@@ -147,7 +144,7 @@ def _payload(rng: random.Random, shape: Shape) -> Payload:
         for sample in host["history"]:
             if sample.get("latency") is not None:
                 sample["latency"] = float(sample["latency"])
-    return Payload(frozenset(members), sent, canonical(members))
+    return Payload(sent, canonical(members.pop("hosts")), members)
 
 
 def _host(rng: random.Random, name: str, url: str, samples: int, extra: bool) -> dict[str, Any]:

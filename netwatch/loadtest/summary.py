@@ -59,6 +59,7 @@ def summarize(
             "of_this_run": result.of_this_run,
             "of_other_runs": result.of_other_runs,
             "unknown_stored": result.unknown_stored,
+            "repeated": result.repeated,
             "quarantined": result.quarantined,
             **{name: result.found[name] for name in FAILURES},
         }
@@ -99,13 +100,19 @@ def _by_outcome(counts: Counter[Outcome]) -> dict[str, int]:
 def table(summary: dict[str, Any]) -> Iterator[str]:
     """The lines to be printed; what did not happen is left out."""
     for name, shown in _rows(summary):
-        values = "  ".join(f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}" for key, value in shown)
+        values = "  ".join(_pair(key, value) for key, value in shown)
         if values:
             yield f"{name:12} {values}"
     for failure in summary["failures"]:
         yield f"FAILED {failure}"
     if not summary["failures"]:
         yield "all is well"
+
+
+def _pair(key: str, value: object) -> str:
+    if value is True:
+        return key
+    return f"{key} {value:,}" if isinstance(value, int | float) else f"{key} {value}"
 
 
 def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, Any]]]]:

@@ -11,9 +11,9 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +55,11 @@ def run_here(args: argparse.Namespace) -> int:
 def run_trial(args: argparse.Namespace, command: Sequence[str]) -> int:
     """Run what `netwatch.loadtest.command` took, with `command` for a server; the exit code."""
     failures: list[str] = []
-    temporary: Path | None = None
-    quarantined = 0
-    data_dir: Path | None = args.audit
-    if args.serve:
-        if args.data_dir is None:
-            temporary = Path(tempfile.mkdtemp(prefix="netwatch-loadtest-"))
-        data_dir = (temporary / "data" if temporary else args.data_dir).absolute()
-    ledger = Ledger(secrets.token_hex(4), args.clients)
-    reports = Reports(args.seed, args.mix or {args.size: 1}, args.bad)
-    server: Server | None = None
-    storm: Storm | None = None
-    with ExitStack() as stack:
+    with _data_dir(args, failures) as data_dir, ExitStack() as stack:
         log = stack.enter_context(args.log.open("w", buffering=1 << 20)) if args.log else None
-        if data_dir is not None and args.serve:
-            quarantined = len(files_below(data_dir / "quarantine"))
+        server = storm = None
+        if args.serve:
+            assert data_dir is not None
             server_log = stack.enter_context(args.server_log.open("ab")) if args.server_log else None
             workers = ["--workers", str(args.workers)] if args.workers else []
             server = Server([*command, *workers, *args.arguments], data_dir, failures, server_log)
@@ -77,11 +67,12 @@ def run_trial(args: argparse.Namespace, command: Sequence[str]) -> int:
             server.start()
             if not server.wait_ready():
                 print("\n".join(failures), file=sys.stderr)
-                if temporary:
-                    shutil.rmtree(temporary)
                 return 1
             if args.kill:
                 storm = Storm(server, args.kill, args.every, args.seed, kills_total=args.kills)
+        quarantined = len(files_below(data_dir / "quarantine")) if data_dir else 0
+        ledger = Ledger(secrets.token_hex(4), args.clients)
+        reports = Reports(args.seed, args.mix, args.bad)
         target = address(server.url if server else args.arguments[0])
         requests = Requests(
             target, reports, ledger, batch=args.batch, encoding=args.encoding, keys=args.keys, token=args.token
@@ -92,27 +83,46 @@ def run_trial(args: argparse.Namespace, command: Sequence[str]) -> int:
         run_load(load, storm, args.duration)
         if server:
             server.stop()
-        result = audit(data_dir, ledger, reports, live=server is None) if data_dir else None
+        # A request whose answer a kill took may be sent again to a server that a restart made forget its key.
+        forgotten = args.keys and storm is not None and bool(storm.kills.keys() & {"stop", "supervisor", "all"})
+        result = None
+        if data_dir:
+            result = audit(data_dir, ledger, reports, live=server is None, keys_forgotten=forgotten)
         if server and result:
             if result.quarantined > quarantined:
                 failures.append(f"quarantine: {result.quarantined - quarantined} files, and nothing here damages one")
             recover_again(server)
-    failures += expectations(args, load.tally)
-    failures += result.failures() if result else []
-    kills = storm.kills if storm else None
-    summary = summarize(ledger.run, asked(args), load.tally, load.duration_s, kills, result, failures)
-    if args.json:
-        args.json.write_text(json.dumps(summary, indent=1) + "\n")
-    if args.plot:
-        from netwatch.loadtest.plot import draw
+        failures += expectations(args, load.tally)
+        failures += result.failures() if result else []
+        kills = storm.kills if storm else None
+        summary = summarize(ledger.run, asked(args), load.tally, load.duration_s, kills, result, failures)
+        print(*table(summary), sep="\n")
+        if args.json:
+            args.json.write_text(json.dumps(summary, indent=1) + "\n")
+        if args.plot:
+            from netwatch.loadtest.plot import draw
 
-        draw(summary, args.plot)
-    print(*table(summary), sep="\n")
-    if temporary and failures:
-        print(f"the data is kept in {data_dir}")
-    elif temporary:
-        shutil.rmtree(temporary)
+            draw(summary, args.plot)
     return 1 if failures else 0
+
+
+@contextmanager
+def _data_dir(args: argparse.Namespace, failures: list[str]) -> Iterator[Path | None]:
+    """The directory to audit, if any; one of our own is kept only if there are failures to look into."""
+    if not args.serve:
+        yield args.audit
+    elif args.data_dir:
+        yield args.data_dir.absolute()
+    else:
+        temporary = Path(tempfile.mkdtemp(prefix="netwatch-loadtest-"))
+        data_dir = temporary / "data"
+        try:
+            yield data_dir
+        finally:
+            if failures and data_dir.exists():
+                print(f"the data is kept in {data_dir}")
+            else:
+                shutil.rmtree(temporary)
 
 
 def run_load(load: Load, storm: Storm | None, duration_s: float) -> None:
@@ -162,8 +172,12 @@ def expectations(args: argparse.Namespace, tally: Tally) -> list[str]:
         del others["400"]
     if tally.anomalies_total:
         failures.append(f"anomaly: {tally.anomalies_total} answers broke the interface, e.g. {tally.anomalies[0]}")
-    if args.expect_only_200 and (others or not tally.requests):
-        failures.append(f"expected only 200: {others or 'no request was sent'}")
+    if not (tally.requests[200] or tally.bad_requests_total):
+        failures.append(f"nothing: no request was answered 200, but {others or 'none was sent'}")
+    if tally.unsent_total:
+        others["not sent"] = tally.unsent_total
+    if args.expect_only_200 and others:
+        failures.append(f"expected only 200: {others}")
     cut_total = tally.requests["cut"] + tally.retried["cut"]
     if args.expect_no_cut and (cut_total or tally.dropped_total):
         failures.append(f"expected no cut: {cut_total} answers, {tally.dropped_total} kept-alive connections")
@@ -176,5 +190,5 @@ def expectations(args: argparse.Namespace, tally: Tally) -> list[str]:
 def asked(args: argparse.Namespace) -> dict[str, Any]:
     """What the load was asked to be."""
     names = ("clients", "duration", "rate", "batch", "encoding", "keys", "bad", "new_connections", "seed", "kill")
-    sizes = ",".join(f"{size}={weight}" for size, weight in args.mix.items()) if args.mix else args.size
+    sizes = ",".join(f"{size}={weight}" for size, weight in args.mix.items()) if len(args.mix) > 1 else min(args.mix)
     return {"size": sizes} | {name: getattr(args, name) for name in names}

@@ -10,18 +10,24 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from netwatch.metrics import table
+from netwatch.metrics.board import Meter
 
 FILE_MODE: Final = 0o640
 DIRECTORY_MODE: Final = 0o750
 
 
 class Files:
-    """The data directory: ``root`` is its open descriptor; paths are relative to it."""
+    """The data directory: ``root`` is its open descriptor; paths are relative to it. ``meter`` counts the syncs."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, meter: Meter | None = None) -> None:
         self._root = root
+        self._meter = meter or Meter()
 
     def create(self, path: str) -> int:
         """A new empty file, locked, ready to append to; its name is durable when this returns."""
@@ -69,7 +75,12 @@ class Files:
 
     def sync(self, fd: int) -> None:
         """Return once what was appended survives a power cut."""
+        began_ns = time.monotonic_ns()
         os.fdatasync(fd)
+        took_ns = time.monotonic_ns() - began_ns
+        self._meter.observe(table.SYNC_SECONDS, took_ns)
+        self._meter.set(table.LAST_SYNC_SECONDS, took_ns)
+        self._meter.set(table.LAST_SYNC_AT, time.time_ns())
 
     def cut(self, fd: int, size: int) -> None:
         """Cut the file back to its first ``size`` bytes."""
@@ -108,6 +119,14 @@ class Files:
         except FileNotFoundError:
             return
 
+    def delete_empty_directory(self, path: str) -> None:
+        """Remove the directory if nothing is in it."""
+        try:
+            os.rmdir(path, dir_fd=self._root)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+
     def make_directory(self, path: str) -> None:
         """A directory whose name is durable when this returns; no harm if it exists. A file there is an error."""
         try:
@@ -123,6 +142,19 @@ class Files:
         fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
         try:
             os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def size_bytes(self, fd: int) -> int:
+        """How large the file is."""
+        return os.fstat(fd).st_size
+
+    def entries(self, path: str) -> Iterator[os.DirEntry[str]]:
+        """What is in the directory, in no order, listed piece by piece: there may be very many."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+        try:
+            with os.scandir(fd) as entries:
+                yield from entries
         finally:
             os.close(fd)
 

@@ -13,7 +13,7 @@ import contextlib
 import enum
 import os
 from collections.abc import Iterator
-from typing import Final
+from typing import BinaryIO, Final
 
 import zstandard
 
@@ -45,12 +45,21 @@ class FrameReader:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._file = os.fdopen(os.dup(fd), "rb", buffering=1024 * 1024)
-        self._file.seek(0)
-        self._size = os.fstat(fd).st_size
+        self._file = self._opened()
+        self._size = 0
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._position = 0
+        self._good = 0
+        self._tail = b""
+        self._is_last = False
         self.ending = Ending.OPEN
         self.broken_bytes = 0
         """How many bytes at the end of the file, compressed, could not be used."""
+
+    @property
+    def position_bytes(self) -> int:
+        """How much of the file is read."""
+        return self._position
 
     def lines(self) -> Iterator[bytes]:
         """The lines, each without its line feed."""
@@ -58,26 +67,35 @@ class FrameReader:
             yield from lines
 
     def line_lists(self, *, is_checked: bool = True) -> Iterator[list[bytes]]:
-        """The same, as many at a time as a block ends; only compared with others, they need not be ``is_checked``."""
-        tail = b""
-        good = 0
+        """The same, as many at a time as a block ends; only compared with others, they need not be ``is_checked``.
+
+        Called again, it goes on where the file ended: to one that was OPEN or TORN, a living writer may have appended.
+        """
+        if self._file.closed:
+            self._file = self._opened()
+        self._file.seek(self._position)
+        self._size = os.fstat(self._fd).st_size
+        self.ending, self.broken_bytes = Ending.OPEN, 0
         with self._file, self._unreadable_is_damage():
             for content, end in self._contents():
-                *lines, tail = (tail + content).split(b"\n")
+                *lines, self._tail = (self._tail + content).split(b"\n")
                 wrong = next((n for n, line in enumerate(lines) if not is_whole(line)), None) if is_checked else None
                 if lines:
                     yield lines[:wrong]
                 if wrong is not None:
-                    self._end(good, self._broken_before(end))
+                    self._end(self._good, self._broken_before(end))
                     return
-                if not tail:
-                    good = end
-                elif len(tail) > _MAX_LINE_BYTES:
-                    self._end(good, Ending.DAMAGED)
+                if not self._tail:
+                    self._good = end
+                elif len(self._tail) > _MAX_LINE_BYTES:
+                    self._end(self._good, Ending.DAMAGED)
                     return
-        if tail:
+        if self._tail:
             whole_frame = self.ending in (Ending.SEALED, Ending.DAMAGED)
-            self._end(good, Ending.DAMAGED if whole_frame else Ending.TORN)
+            self._end(self._good, Ending.DAMAGED if whole_frame else Ending.TORN)
+
+    def _opened(self) -> BinaryIO:
+        return os.fdopen(os.dup(self._fd), "rb", buffering=1024 * 1024)
 
     @contextlib.contextmanager
     def _unreadable_is_damage(self) -> Iterator[None]:
@@ -92,44 +110,53 @@ class FrameReader:
 
     def _contents(self) -> Iterator[tuple[bytes, int]]:
         """What each block holds, decompressed, and where in the file the block ends. Sets how the file ends."""
-        header = os.pread(self._fd, _LONGEST_HEADER, 0)
-        if not header:
+        frame = self._frame or self._start()
+        if not frame:
             return
-        frame = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).decompressobj()
-        try:
-            position = zstandard.frame_header_size(header)
-            frame.decompress(self._file.read(position))
-        except zstandard.ZstdError:
-            self._end(0, Ending.TORN if len(header) < _LONGEST_HEADER else self._broken_before(_LONGEST_HEADER))
-            return
-        if len(header) < position:
-            self._end(0, Ending.TORN)
-            return
-        while head := self._file.read(3):
+        while not self._is_last and (head := self._file.read(3)):
             value = int.from_bytes(head, "little")
             kind, size = value >> 1 & 3, value >> 3
             if kind == _RESERVED or size > _MAX_BLOCK_BYTES:  # no tail of ours, wherever it was torn off
-                self._end(position, Ending.DAMAGED)
+                self._end(self._position, Ending.DAMAGED)
                 return
             if kind == _RLE:
                 size = 1
             content = self._file.read(size)
-            end = position + 3 + size
+            end = self._position + 3 + size
             if len(head) < 3 or len(content) < size:
-                self._end(position, Ending.TORN)
+                self._end(self._position, Ending.TORN)
                 return
             if not value:  # an empty block that is not the last: we write none, so only zeros are harmless here
-                self._end(position, Ending.TORN if self._is_zero_from(position) else Ending.DAMAGED)
+                self._end(self._position, Ending.TORN if self._is_zero_from(self._position) else Ending.DAMAGED)
                 return
             try:
-                yield frame.decompress(head + content), end
+                decompressed = frame.decompress(head + content)
             except zstandard.ZstdError:
-                self._end(position, self._broken_before(end))
+                self._end(self._position, self._broken_before(end))
                 return
-            position = end
-            if value & 1:
-                self._finish(frame, position)
-                return
+            self._position = end
+            self._is_last = bool(value & 1)
+            yield decompressed, end
+        if self._is_last:
+            self._finish(frame, self._position)
+
+    def _start(self) -> zstandard.ZstdDecompressionObj | None:
+        """Read the frame's header; None, and how the file ends, if it has no whole one."""
+        header = os.pread(self._fd, _LONGEST_HEADER, 0)
+        if not header:
+            return None
+        frame = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).decompressobj()
+        try:
+            size = zstandard.frame_header_size(header)
+            frame.decompress(self._file.read(size))
+        except zstandard.ZstdError:
+            self._end(0, Ending.TORN if len(header) < _LONGEST_HEADER else self._broken_before(_LONGEST_HEADER))
+            return None
+        if len(header) < size:
+            self._end(0, Ending.TORN)
+            return None
+        self._frame, self._position = frame, size
+        return frame
 
     def _finish(self, frame: zstandard.ZstdDecompressionObj, position: int) -> None:
         """Demand the frame's checksum after its last block, and the end of the file after that."""

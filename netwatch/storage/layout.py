@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from typing import Final, NamedTuple
 
 OPEN: Final = "open"
@@ -17,6 +18,7 @@ QUARANTINE: Final = "quarantine"
 _OPEN_NAME: Final = re.compile(r"([0-9a-f]{8})-([0-9]{6,})\.jsonl\.zst\.open\Z")
 _RECOVERING_NAME: Final = re.compile(r"([0-9a-f]{8})-([0-9]{6,})\.jsonl\.zst\.recovering\Z")
 _SEALED_NAME: Final = re.compile(r"reports-[0-9T:.-]{23}Z-([0-9a-f]{8})-([0-9]{6,})\.jsonl\.zst\Z")
+_DAY: Final = re.compile(r"date=[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 
 
 class SegmentId(NamedTuple):
@@ -67,6 +69,21 @@ def recovering_segment(name: str) -> SegmentId | None:
 def sealed_segment(name: str) -> SegmentId | None:
     """The segment in the sealed file ``name``."""
     return _segment(_SEALED_NAME, name)
+
+
+def is_day(name: str) -> bool:
+    """Whether ``name`` is that of a day's directory in ``reports/``."""
+    return bool(_DAY.match(name))
+
+
+def time_text(time_s: float) -> str:
+    """The time (seconds since the epoch) as it stands in a sealed file's name, to compare with one."""
+    return f"{time.strftime('%Y-%m-%dT%H-%M-%S', time.gmtime(time_s))}.{int(time_s % 1 * 1000):03d}Z"
+
+
+def time_in_name(name: str) -> str:
+    """The time in the sealed file's ``name``, such as ``2026-11-22T10-24-10.123Z``; it sorts as text."""
+    return name[8:32]
 
 
 def _segment(pattern: re.Pattern[str], name: str) -> SegmentId | None:

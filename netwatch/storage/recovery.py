@@ -135,20 +135,30 @@ def dispose(files: Files, leftover: Leftover) -> None:
 
 def _write(files: Files, path: str, line_lists: Iterable[list[bytes]], compression_level: int) -> set[bytes]:
     """Write the lines to a new file, a whole segment, durably; their ids."""
-    files.delete(path)
     ids = set[bytes]()
+
+    def noted() -> Iterator[list[bytes]]:
+        for lines in line_lists:
+            ids.update([line[ID] for line in lines])
+            yield lines
+
+    write_segment(files, path, noted(), compression_level)
+    return ids
+
+
+def write_segment(files: Files, path: str, line_lists: Iterable[list[bytes]], compression_level: int) -> None:
+    """Write the lines to a new file, a whole segment, durably; what stands there is replaced."""
+    files.delete(path)
     fd = files.create(path)
     try:
         frame = zstandard.ZstdCompressor(level=compression_level, write_checksum=True).compressobj()
         for lines in line_lists:
-            ids.update([line[ID] for line in lines])
             if compressed := frame.compress(_joined(lines)):
                 files.append(fd, compressed)
         files.append(fd, frame.flush())
         files.sync(fd)
     finally:
         files.close(fd)
-    return ids
 
 
 @contextlib.contextmanager

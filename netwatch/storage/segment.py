@@ -29,6 +29,8 @@ class Segment:
         self.lines_bytes = 0
         self.stored_bytes = 0
         self.first_at_s = float("inf")
+        self.is_cut = True
+        """Whether a failed append left nothing behind; if not, recovery stores what was refused."""
         self._received_at = ""
         self._is_synced = is_synced
         self._files = files
@@ -53,8 +55,10 @@ class Segment:
             if self._is_synced:
                 self._files.sync(self.fd)
         except OSError:
-            with contextlib.suppress(OSError):  # what cannot be cut off, recovery stores: refused is not "not stored"
+            self.is_cut = False
+            with contextlib.suppress(OSError):
                 self._files.cut(self.fd, self.stored_bytes)
+                self.is_cut = True
             raise
         self.stored_bytes += len(compressed)
         self.lines_bytes += lines_bytes

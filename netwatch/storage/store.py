@@ -6,18 +6,23 @@ failed is given up to recovery before the next group is taken; a leftover goes o
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import time
 from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
 from netwatch import log
 from netwatch.errors import Overloaded
+from netwatch.metrics import table
+from netwatch.metrics.board import Meter
 from netwatch.reports import ID
 from netwatch.storage import layout, recovery
 from netwatch.storage.files import Files
 from netwatch.storage.frame import Ending
 from netwatch.storage.layout import SegmentId
-from netwatch.storage.recovery import Leftover
+from netwatch.storage.recovery import Leftover, Recovered
+from netwatch.storage.retention import Retention
 from netwatch.storage.segment import Segment
 from netwatch.storage.window import Window
 
@@ -60,13 +65,17 @@ class Store:
         *,
         instance: str,
         deaths: Mapping[str, float],
+        retention: Retention | None = None,
         compression_level: int,
         seal_bytes: int,
         seal_after_s: float,
         min_free_bytes: int,
         is_synced: bool = True,
+        meter: Meter | None = None,
     ) -> None:
         self._files = files
+        self._meter = meter or Meter()
+        self._meter.set(table.DISK_RESERVE_BYTES, min_free_bytes)
         self.window = window
         self._compression_level = compression_level
         self._seal_bytes = seal_bytes
@@ -75,6 +84,7 @@ class Store:
         self._is_synced = is_synced
         self._instance = instance
         self._deaths = deaths
+        self._retention = retention
         self._number = 0
         self._segment: Segment | None = None
         self._ahead: Segment | None = None
@@ -148,6 +158,7 @@ class Store:
             free_bytes = self._files.free_bytes()
         except OSError as error:
             raise Overloaded("disk_error", f"The disk failed: {error.strerror}; try again later.") from error
+        self._meter.set(table.DISK_FREE_BYTES, free_bytes)
         if free_bytes < self._min_free_bytes:
             raise Overloaded("disk_full", "The disk is below its reserve; try again later.", retry_after_s=10)
         segment = self._segment or self._ahead
@@ -168,10 +179,20 @@ class Store:
         except OSError as error:
             self._give_up(segment, "commit_failed", error)
             code = "disk_full" if error.errno in _NO_ROOM else "disk_error"
+            if not segment.is_cut:  # recovery will store it, unless the disk has lost it
+                code = "unknown"
             raise Overloaded(code, f"The disk failed: {error.strerror}; try again later.", retry_after_s=5) from error
 
+    def take_stock(self) -> None:
+        """Bring up to date what the meter says of the segments, the quarantine and the keys."""
+        self._meter.set(table.SEGMENTS_OPEN, int(self._segment is not None))
+        self._meter.set(table.LEFTOVERS, len(self._leftovers))
+        self._meter.set(table.KEYS, len(self.window))
+        with contextlib.suppress(OSError):
+            self._meter.set(table.QUARANTINE_FILES, len(self._files.names(layout.QUARANTINE)))
+
     def tend(self, now_s: float) -> None:
-        """Everything that is due and need not be done before an answer: seal, recover, dispose, open ahead."""
+        """Everything that is due and need not be done before an answer: seal, recover, dispose, open ahead, prune."""
         if self._segment and not self._files.is_linked(self._segment.fd):
             self._give_up(
                 self._segment, "segment_deleted", FileNotFoundError(errno.ENOENT, "somebody deleted its file")
@@ -187,6 +208,8 @@ class Store:
             self._others_ids = set()
         if self._ahead is None and now_s >= self._opening.at_s:
             self._open_ahead(now_s)
+        if self._retention:
+            self._retention.tend(now_s)
 
     def due_in_s(self, now_s: float) -> float:
         """How long until :meth:`tend` has something to do."""
@@ -197,6 +220,8 @@ class Store:
             due_s.append(self._opening.at_s)
         if not self.is_recovered:
             due_s.append(self._recovery.at_s)
+        if self._retention:
+            due_s.append(self._retention.due_at_s)
         return max(min(due_s, default=float("inf")) - now_s, 0.0)
 
     def seal(self, reason: str) -> None:
@@ -209,6 +234,10 @@ class Store:
         except OSError as error:
             self._give_up(segment, "seal_failed", error)
             return
+        self._meter.add(table.SEALED, labels=(reason,))
+        self._meter.add(table.SEALED_LINES_BYTES, segment.lines_bytes)
+        self._meter.add(table.SEALED_FILE_BYTES, segment.stored_bytes)
+        self._meter.set(table.LAST_SEAL_AT, time.time_ns())
         log.info(
             "segment_sealed",
             path=path,
@@ -270,6 +299,7 @@ class Store:
         leftover.delete_at_s = now_s if recovered.ids == set() else leftover.died_at_s + KEEP_LEFTOVER_S
         if recovered.ids is None:  # the writer before this one has said so
             return
+        self._count_recovered(leftover, recovered)
         if recovered.path or recovered.ending is not Ending.OPEN:
             log.info(
                 "segment_recovered",
@@ -281,6 +311,16 @@ class Store:
             )
         if recovered.quarantined:
             log.error("segment_quarantined", segment=str(leftover.id), path=recovered.quarantined)
+
+    def _count_recovered(self, leftover: Leftover, recovered: Recovered) -> None:
+        if recovered.path:
+            self._meter.add(table.RECOVERED)
+        if recovered.ending is Ending.TORN:
+            self._meter.add(table.TORN_TAILS)
+            self._meter.add(table.TORN_BYTES, recovered.broken_bytes)
+        if recovered.quarantined:
+            self._meter.add(table.QUARANTINED)
+            self._meter.add(table.QUARANTINED_BYTES, self._files.size_bytes(leftover.fd))
 
     def _dispose(self, leftover: Leftover, now_s: float) -> None:
         self.window.learn(self._ids(leftover), now_s)

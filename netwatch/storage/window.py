@@ -20,6 +20,10 @@ class Window:
         self._keys: dict[bytes, tuple[str, float]] = {}
         self._ids: dict[bytes, float] = {}
 
+    def __len__(self) -> int:
+        """How many keys are remembered."""
+        return len(self._keys)
+
     def first_id(self, key: bytes, now_s: float) -> str | None:
         """The id that the first answer to the key's digest gave, None if the key is not claimed."""
         first_id, claimed_at_s = self._keys.get(key, (None, 0.0))

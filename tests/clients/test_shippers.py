@@ -173,18 +173,18 @@ def test_one_bad_event_does_not_lose_the_batch(collector: Collector, shipper: Sh
 
 
 @pytest.mark.parametrize("shipper", [vector, fluent_bit])
-def test_a_bearer_token_opens_and_basic_authentication_does_not(locked_collector: Collector, shipper: Shipper) -> None:
+def test_a_token_opens_as_a_bearer_and_as_a_password(locked_collector: Collector, shipper: Shipper) -> None:
     name = f"{shipper.__name__}-with-a-token"
-    basic = base64.b64encode(f"shippers:{TOKEN}".encode()).decode()
+    basic, wrong = (base64.b64encode(f"shippers:{given}".encode()).decode() for given in (TOKEN, "wrong"))
     requests = [
         shipper(locked_collector.port, JSON, array(events(name)), auth=auth)
-        for auth in ("", f"Basic {basic}", f"Bearer {TOKEN}")
+        for auth in ("", f"Basic {wrong}", f"Basic {basic}", f"Bearer {TOKEN}")
     ]
-    missing, other, right = exchange(locked_collector, *requests)
+    missing, other, *right = exchange(locked_collector, *requests)
     assert (missing.status, missing.code) == (401, "token_missing")
-    assert (other.status, other.code) == (401, "token_missing")
-    assert right.status == 200
-    locked_collector.wait_for_client(name, 2)
+    assert (other.status, other.code) == (401, "token_unknown")
+    assert [answer.status for answer in right] == [200, 200]
+    locked_collector.wait_for_client(name, 4)
 
 
 def test_vectors_health_check_asks_readyz_with_head(collector: Collector) -> None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
+import json
 import os
 import select
 import socket
 import statistics
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.hostile.raw import HEAD, post, report, talk
+from tests.hostile.raw import HEAD, post, report
 from tests.system import server as black_box
 from tests.system.conftest import Serve
-from tests.system.server import MIB, Server, wait_until
+from tests.system.server import MIB, ROOT, Server, wait_until
 
 HASTY = ("--header-timeout-s", "2", "--body-timeout-s", "3", "--idle-timeout-s", "3")
 DEADLINES_S = {"header": 2.0, "body": 5.0, "idle": 3.0}
@@ -74,23 +75,24 @@ def stalled(server: Server) -> Iterator[dict[str, list[socket.socket]]]:
 
 @contextlib.contextmanager
 def bomber(server: Server) -> Iterator[list[int]]:
-    """A client that sends one bomb after the other; how often."""
-    body = gzip.compress(bytes(64 * MIB))
-    request = post(body, b"Connection: close\r\nContent-Encoding: gzip\r\n")
-    over = threading.Event()
+    """A client that sends fifty bombs a second; at the end, the status that each got.
+
+    It is nice, for what is measured is what bombs cost the server, not what sending them takes from a small machine.
+    """
     answered: list[int] = []
-
-    def send() -> None:
-        while not over.wait(0.02):
-            answered.extend(talk(server, request).statuses)
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    try:
-        yield answered
-    finally:
-        over.set()
-        thread.join()
+    with subprocess.Popen(
+        ["nice", sys.executable, "-m", "tests.hostile.bomber", str(server.port), "0.02"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        try:
+            assert process.stdout.readline() == b"begun\n"
+            yield answered
+            answered += json.loads(process.communicate(timeout=10)[0])
+        finally:
+            process.kill()
 
 
 def gone_after_s(made: dict[str, list[socket.socket]], start_s: float, timeout_s: float) -> dict[str, float]:
@@ -116,34 +118,55 @@ def gone_after_s(made: dict[str, list[socket.socket]], start_s: float, timeout_s
     return gone
 
 
-@pytest.mark.timeout(120)
+def open_files_total(server: Server) -> int:
+    return sum(len(os.listdir(f"/proc/{worker.pid}/fd")) for worker in server.find("worker"))
+
+
+@pytest.mark.timeout(300)
 def test_row_19_500_stalled_clients_and_a_bomber_hurt_nobody_and_are_gone_at_the_deadline(
     serve: Serve, full_sweeps: bool, thinned: Callable[[int, int, str], None]
 ) -> None:
-    seconds = 5.0 if full_sweeps else 1.0
-    thinned(5, int(seconds), "seconds of each of 5 rounds without and with stalled clients")
+    """Noise lasts longer than a round: each one is compared with itself, and its halves take turns in coming first.
+
+    On a machine that others fill, a few rounds can err: there are up to three times as many before all of them decide.
+    """
+    rounds, seconds = (10, 5.0) if full_sweeps else (9, 0.6)
+    thinned(50, round(rounds * seconds), "seconds of rounds without and with stalled clients")
     server = serve("--workers", "2", *HASTY)
     assert wait_until(lambda: len(server.find("worker")) == 2, 5)
     asyncio.run(measure(server, 0.5))
-    alone_s: list[float] = []
-    among_s: list[float] = []
-    for _ in range(5):
-        alone = asyncio.run(measure(server, seconds))
-        with stalled(server), bomber(server) as bombs:
-            among = asyncio.run(measure(server, seconds))
-            assert set(bombs) <= {413, 429}, bombs
-            assert len(bombs) > 3
-        assert {status for status, _ in alone + among} == {200}
-        assert len(among) > CLIENTS * 5
-        assert max(took_s for _, took_s in among) < 1
-        alone_s.append(statistics.median(took_s for _, took_s in alone))
-        among_s.append(statistics.median(took_s for _, took_s in among))
-    with stalled(server) as made, bomber(server):
+    idle_files_total = open_files_total(server)
+
+    def alone() -> list[tuple[int, float]]:
+        assert wait_until(lambda: open_files_total(server) <= idle_files_total, 5)
+        return asyncio.run(measure(server, seconds))
+
+    def among() -> list[tuple[int, float]]:
+        with bomber(server) as bombs, stalled(server):
+            wait_until(lambda: open_files_total(server) >= idle_files_total + STALLED, 1)  # they come slowly, if so
+            assert open_files_total(server) > idle_files_total + STALLED / 2
+            found = asyncio.run(measure(server, seconds))
+        assert set(bombs) <= {413, 429}, bombs
+        assert len(bombs) > 5 * seconds
+        assert max(took_s for _, took_s in found) < 1
+        return found
+
+    medians_ms: dict[Callable[[], list[tuple[int, float]]], list[float]] = {alone: [], among: []}
+    ratios: list[float] = []
+    while len(ratios) < rounds or (len(ratios) < 3 * rounds and statistics.median(ratios) >= 2):
+        for half in (alone, among) if len(ratios) % 2 else (among, alone):
+            found = half()
+            assert {status for status, _ in found} == {200}
+            assert len(found) > CLIENTS * 2 * seconds
+            medians_ms[half].append(statistics.median(took_s for _, took_s in found) * 1000)
+        ratios.append(medians_ms[among][-1] / medians_ms[alone][-1])
+    with bomber(server), stalled(server) as made:
         gone = gone_after_s(made, time.monotonic(), 8)
     for kind, deadline_s in DEADLINES_S.items():
         assert deadline_s - 1.5 < gone[kind] < deadline_s + 1, gone
-    print("median ms alone", [round(s * 1000, 2) for s in alone_s], "among", [round(s * 1000, 2) for s in among_s])
-    assert statistics.median(among_s) < 2 * statistics.median(alone_s), (alone_s, among_s)
+    account = [[round(number, 2) for number in numbers] for numbers in (*medians_ms.values(), ratios)]
+    print("median ms alone, among, and their ratios:", *account)
+    assert statistics.median(ratios) < 2, account
     assert server.post(black_box.report("after")).status == 200
     server.stop()
 

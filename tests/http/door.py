@@ -11,6 +11,8 @@ from typing import Any
 import falcon.testing
 
 from netwatch.http.app import create_app
+from netwatch.http.request_log import Refusals
+from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.queue import Stored
 from netwatch.reports import ID
 from netwatch.settings import Settings
@@ -40,6 +42,7 @@ class FakeLink:
         self.held: list[asyncio.Future[Stored | None]] = []
         self.code: str | None = None
         self.max_waits_s: list[float] = []
+        self.ages = (0.0, 0.0)
 
     def store(self, lines: bytes, key: bytes = b"") -> asyncio.Future[Stored | None]:
         self.stored.append(lines)
@@ -54,6 +57,9 @@ class FakeLink:
         else:
             ack.set_result(None)
         return ack
+
+    def ages_s(self) -> tuple[float, float]:
+        return self.ages
 
     def trouble(self, max_wait_s: float) -> str | None:
         self.max_waits_s.append(max_wait_s)
@@ -72,7 +78,9 @@ class Door:
         self.link = FakeLink()
         given: dict[str, Any] = {"name": "host1", "workers": 1, **settings}
         self.settings = Settings(**given)
-        self.app = create_app(self.link, self.settings)
+        self.board = Board()
+        self.meter = WorkerMeter()
+        self.app = create_app(self.link, self.settings, self.board, self.meter, Refusals())
         self._client = falcon.testing.TestClient(self.app)
 
     def request(self, method: str, path: str, **options: Any) -> falcon.testing.Result:

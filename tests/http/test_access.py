@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from typing import Any
 
@@ -92,6 +93,13 @@ def test_another_origin_is_403_and_stores_nothing(origin: str, allowed: tuple[st
     assert door.link.stored == []
 
 
+@pytest.mark.parametrize("origin", ["http://\xe9.example", "http://a b", "\xe9"])
+def test_what_is_no_origin_is_not_echoed_even_where_all_are_allowed(origin: str) -> None:
+    for result in post_both(opened("*"), {"origin": origin}):
+        assert (result.status_code, code_of(result)) == (403, "origin_not_allowed")
+        assert not any(name in result.headers for name in CORS)
+
+
 @pytest.mark.parametrize("host", [None, ""])
 def test_the_origin_null_is_not_the_own_host_of_a_request_without_one(host: str | None) -> None:
     exchange = Exchange(Door(), [REPORT], size=len(REPORT), host=host, headers={"origin": "null"})
@@ -177,6 +185,10 @@ def test_a_token_is_taken_from_the_query(name: str, query: str) -> None:
         ({"authorization": "Bearer"}, ""),
         ({"authorization": "Bearer "}, ""),
         ({"authorization": "Basic YWdlbnRzLXRva2VuLTAxMjM0NTY3ODk="}, ""),
+        ({"authorization": "Basic YWdlbnRzOg=="}, ""),
+        ({"authorization": "Basic"}, ""),
+        ({"authorization": "Basic ="}, ""),
+        ({"authorization": "Basic YWdlbnRzOmFnZW50cy10b2tlbi0wMTIzNDU2Nzg5 YQ=="}, ""),
         ({"authorization": "agents-token-0123456789"}, ""),
         ({"x-token": "agents-token-0123456789"}, ""),
     ],
@@ -219,6 +231,32 @@ def test_a_token_that_is_not_known_is_401_and_not_repeated(token: str, capfd: py
     assert token not in said.err
 
 
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+@pytest.mark.parametrize("name", TOKENS)
+@pytest.mark.parametrize("user", ["agents", "another", "", "ü"])
+def test_a_token_is_taken_as_a_password(name: str, user: str) -> None:
+    door = Door(tokens=TOKENS)
+    for result in post_both(door, basic(user, TOKENS[name])):
+        assert result.status_code in (200, 204)
+    lower = {"authorization": basic(user, TOKENS[name])["authorization"].replace("Basic", "basic")}
+    assert door.post(REPORT, headers=lower).status_code == 200
+    assert door.post(REPORT, headers=basic(user, "unknown"), query_string=f"token={TOKENS[name]}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "password", ["unknown", "agents", f"{TOKENS['agents']}x", f"x:{TOKENS['agents']}", "\xff", "😀"]
+)
+def test_a_password_that_is_no_token_is_401_and_asks_for_no_password(password: str) -> None:
+    """A challenge for Basic would have browsers ask their users."""
+    door = Door(tokens=TOKENS)
+    for result in post_both(door, basic("agents", password)):
+        assert (result.status_code, code_of(result)) == (401, "token_unknown")
+        assert result.headers["www-authenticate"] == 'Bearer realm="netwatch"'
+
+
 def test_the_header_decides_where_there_are_both() -> None:
     door = Door(tokens=TOKENS)
     unknown = {"authorization": "Bearer unknown"}
@@ -245,9 +283,20 @@ def test_the_settings_do_not_show_the_tokens() -> None:
     assert TOKENS["agents"] not in repr(Door(tokens=TOKENS).settings)
 
 
-def test_health_and_openapi_need_no_token() -> None:
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_health_needs_no_token(path: str) -> None:
+    assert Door(tokens=TOKENS).request("GET", path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/version", "/openapi.json", "/readyz?verbose"])
+def test_details_need_a_token_once_there_are_any(path: str) -> None:
+    path, _, query = path.partition("?")
+    given = {"headers": {"authorization": f"Bearer {TOKENS['agents']}"}}
     door = Door(tokens=TOKENS)
-    assert [door.request("GET", path).status_code for path in ("/livez", "/readyz", "/openapi.json")] == [200] * 3
+    refused = door.request("GET", path, query_string=query)
+    assert (refused.status_code, code_of(refused)) == (401, "token_missing")
+    assert door.request("GET", path, query_string=query, **given).status_code == 200
+    assert Door().request("GET", path, query_string=query).status_code == 200
 
 
 # The client's address

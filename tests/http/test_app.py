@@ -8,6 +8,8 @@ import pytest
 from netwatch.errors import ERRORS
 from netwatch.http.app import create_app
 from netwatch.http.problem import problem
+from netwatch.http.request_log import Refusals
+from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.settings import Settings
 from tests.http.door import PATH, REPORT, Door, FakeLink, code_of, problem_of
 
@@ -23,7 +25,13 @@ def test_an_unknown_path_is_404_for_every_method(method: str, path: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("path", "allowed"), [(PATH, {"POST"}), ("/livez", {"GET", "HEAD"}), ("/readyz", {"GET", "HEAD"})]
+    ("path", "allowed"),
+    [
+        (PATH, {"POST"}),
+        ("/livez", {"GET", "HEAD"}),
+        ("/readyz", {"GET", "HEAD"}),
+        ("/openapi.json", {"GET", "HEAD"}),
+    ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS"])
 def test_a_method_that_is_not_taken_is_405_with_those_that_are(method: str, path: str, allowed: set[str]) -> None:
@@ -69,7 +77,7 @@ def test_errors_of_falcon_take_our_form() -> None:
         async def on_put(self, _req: object, _resp: object) -> None:
             raise falcon.HTTPServiceUnavailable(retry_after=5)
 
-    app = create_app(FakeLink(), Settings(workers=1))
+    app = create_app(FakeLink(), Settings(workers=1), Board(), WorkerMeter(), Refusals())
     app.add_route("/failing", Failing())
     client = falcon.testing.TestClient(app)
     result = client.simulate_get("/failing")
@@ -88,5 +96,5 @@ def test_middleware_is_handed_on() -> None:
         ) -> None:
             resp.set_header("x-seen", "1")
 
-    app = create_app(FakeLink(), Settings(workers=1), middleware=[Named()])
+    app = create_app(FakeLink(), Settings(workers=1), Board(), WorkerMeter(), Refusals(), [Named()])
     assert falcon.testing.TestClient(app).simulate_get("/livez").headers["x-seen"] == "1"

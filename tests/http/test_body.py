@@ -58,6 +58,8 @@ def test_another_media_type_is_415_with_what_is_taken(kind: str) -> None:
         (NDJSON, b"\n1\n\n2\n\n", [b"1", b"2"]),
         (NDJSON, b"\r\n1\r\n \r\n2\r\n", [b"1", b"2"]),
         (NDJSON, b"1\r2", [b"1\r2"]),
+        (NDJSON, b"\x0b1\n \n\x0c", [b"\x0b1", b"\x0c"]),
+        (NDJSON, b"\t\n\x0b\n\x0c2", [b"\x0b", b"\x0c2"]),
     ],
 )
 @pytest.mark.parametrize("max_reports", [2, 3, 10, 100])
@@ -96,6 +98,20 @@ HOSTILE = {
     "samples": (JSON, b'{"hosts":[{"history":[', b'{"t":1},', b'{"t":1}]}]}'),
     "lines": (NDJSON, b"", b"11\n", b""),
     "large lines": (NDJSON, b'{"x":[%b1]}\n' % (b"[]," * 600_000) * 3, b"\n", b""),
+    "lines of extreme numbers": (
+        NDJSON,
+        b'{"clientId":"c","hosts":[],"x":[%b1]}\n' % (b"1e308," * 330_000) * 3,
+        b"\n",
+        b"",
+    ),
+    "lines of extreme latencies": (
+        NDJSON,
+        b'{"clientId":"c","hosts":[{"name":"","url":"","status":"","history":[%b{"t":1}]}]}\n'
+        % (b'{"t":1,"latency":1e308},' * 80_000)
+        * 3,
+        b"\n",
+        b"",
+    ),
     "blank lines": (NDJSON, b"", b"\n", b""),
     "carriage returns": (NDJSON, b"", b"\r\n", b""),
     "spaces": (JSON, b"", b" ", b""),

@@ -14,6 +14,7 @@ import zstandard
 from netwatch.errors import Refused
 from netwatch.http import encoding, ingest
 from netwatch.http.in_flight import InFlight
+from netwatch.metrics.board import Meter
 from tests.http.door import PATH, REPORT, Door, Exchange, code_of, problem_of, report
 
 KIB = 1024
@@ -56,8 +57,8 @@ def in_flight(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[InFlight]]:
     made: list[InFlight] = []
 
     class Counted(InFlight):
-        def __init__(self, limit_bytes: int, reserved_bytes: int) -> None:
-            super().__init__(limit_bytes, reserved_bytes)
+        def __init__(self, limit_bytes: int, reserved_bytes: int, meter: Meter) -> None:
+            super().__init__(limit_bytes, reserved_bytes, meter)
             self.most_bytes = 0
             made.append(self)
 
@@ -214,9 +215,10 @@ BOMBS: dict[str, tuple[str, Callable[[int], bytes]]] = {
 def test_row_20_a_bomb_is_413_before_it_has_grown(name: str, in_flight: list[Any]) -> None:
     header, make = BOMBS[name]
     door = Door()
-    result = post(door, make(200 * MIB), header)
+    sent = make(200 * MIB)
+    result = post(door, sent, header)
     assert (result.status_code, code_of(result)) == (413, "body_too_large")
-    assert in_flight[0].most_bytes < 21 * MIB
+    assert in_flight[0].most_bytes - len(sent) < MIB
     assert door.link.stored == []
 
 
@@ -234,10 +236,48 @@ def test_the_decoded_size_is_bounded_to_the_byte(name: str) -> None:
 def test_a_ratio_beyond_the_bound_is_413_even_where_the_size_is_not() -> None:
     for make in (gzip.compress, zstd):
         header = "gzip" if make is gzip.compress else "zstd"
-        few = post(Door(), make(REPORT.ljust(MIB)), header)
+        few = post(Door(), make(REPORT.ljust(256 * KIB)), header)
         assert few.status_code == 200
         many = post(Door(), make(REPORT.ljust(3 * MIB)), header)
-        assert (many.status_code, problem_of(many)["limit"]) == (413, encoding.MAX_RATIO)
+        assert (many.status_code, problem_of(many)["limit"]) == (413, encoding.MAX_RATIO[header])
+
+
+def backlog(reports: int, samples: int) -> bytes:
+    """What an agent sends after an outage: in each report its last samples, all of which failed; indented."""
+
+    def host(number: int, at: int) -> dict[str, Any]:
+        history = [
+            {"t": 1767225600000 + t * 1000, "latency": None, "error": "timeout"} for t in range(at, at + samples)
+        ]
+        return {"name": f"h{number}", "url": f"https://h{number}/", "status": "offline", "history": history}
+
+    return b"\n".join(
+        json.dumps({"clientId": "agent-7", "hosts": [host(number, at) for number in range(10)]}, indent=1).encode()
+        for at in range(reports)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "reached"), [("gzip", 40), ("gzip of many members", 40), ("zstd", 600), ("zstd streamed", 500)]
+)
+def test_honest_bodies_that_compress_well_are_taken_whole_and_where_only_their_beginning_does(
+    name: str, reached: int
+) -> None:
+    header, make = ENCODERS.get(name, ("gzip", gzip_members))
+    quiet = backlog(100, 60)
+    assert len(quiet) > 4 * MIB
+    sent = make(quiet)
+    assert len(quiet) / len(sent) > reached
+    assert post(Door(), sent, header).json["accepted"] == 100
+    mixed = backlog(20, 60) + b"\n".join(report(number) for number in range(9000))
+    assert post(Door(), make(mixed), header).json["accepted"] == 9020
+    equal = b"\n".join([report(0)[:-1] + b',"x":"%b"}' % (b"a note that is the same each time " * 4)] * 9000)
+    if header == "gzip":
+        assert post(Door(), make(equal), header).json["accepted"] == 9000
+
+
+def gzip_members(body: bytes) -> bytes:
+    return b"".join(gzip.compress(body[start : start + 64 * KIB]) for start in range(0, len(body), 64 * KIB))
 
 
 def window_of(log: int, body: bytes) -> bytes:

@@ -13,6 +13,7 @@ import pytest
 from netwatch.errors import ERRORS, Overloaded
 from netwatch.http import body, ingest, turn
 from netwatch.http.in_flight import InFlight
+from netwatch.metrics.board import Meter
 from netwatch.reports import is_whole
 from tests.http.door import JSON, NDJSON, REPORT, Door, Exchange, code_of, problem_of, report, until
 
@@ -26,8 +27,8 @@ def in_flight(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[InFlight]]:
     made: list[InFlight] = []
 
     class Counted(InFlight):
-        def __init__(self, limit_bytes: int, reserved_bytes: int) -> None:
-            super().__init__(limit_bytes, reserved_bytes)
+        def __init__(self, limit_bytes: int, reserved_bytes: int, meter: Meter) -> None:
+            super().__init__(limit_bytes, reserved_bytes, meter)
             made.append(self)
 
     monkeypatch.setattr(ingest, "InFlight", Counted)

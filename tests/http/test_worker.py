@@ -27,9 +27,11 @@ PROGRAM = """
 import os, sys
 from pathlib import Path
 from netwatch.http import worker
+from netwatch.metrics.board import Board
 from netwatch.settings import Settings
 os.environ["NOTIFY_SOCKET"] = sys.argv[3]
-worker.run(Settings(workers=2, drain_timeout_s=0.5, ack_timeout_s=0.5), int(sys.argv[1]), sys.argv[2], print)
+settings = Settings(workers=2, drain_timeout_s=0.5, ack_timeout_s=0.5)
+worker.run(settings, int(sys.argv[1]), sys.argv[2], Board(), print)
 """
 
 
@@ -51,7 +53,7 @@ class Workers:
         self.queue_path = str(directory / "queue.sock")
         self.notify_path = str(directory / "notify.sock")
         self._stderr = directory / "stderr"
-        with socket.create_server(("127.0.0.1", 0)) as listener, self._stderr.open("wb") as stderr:
+        with socket.create_server(("127.0.0.1", 0)) as listener, self._stderr.open("ab") as stderr:
             self.address = listener.getsockname()
             fd = listener.fileno()
             self.master = subprocess.Popen(

@@ -106,6 +106,35 @@ def test_expect_100_continue_is_answered_before_the_body(serve: Serve) -> None:
     assert server.stored_clients() == ["asked first"]
 
 
+@pytest.mark.parametrize(
+    ("start", "header", "status"),
+    [
+        (b"POST /api/v1/reports", b"Content-Length: 999999999\r\n", 413),
+        (b"POST /api/v1/reports", b"Content-Length: 9\r\nOrigin: http://another.example\r\n", 403),
+        (b"POST /api/v1/reports", b"Content-Length: 9\r\nContent-Encoding: br\r\n", 415),
+        (b"POST /api/v1/report", b"Content-Length: 9\r\n", 404),
+        (b"PUT /api/v1/reports", b"Content-Length: 9\r\n", 405),
+        (b"POST /api/v1/reports", b"Content-Length: 999999999\r\nTransfer-Encoding: chunked\r\n", 400),
+    ],
+)
+def test_what_is_refused_by_its_header_is_refused_before_100_continue(
+    serve: Serve, start: bytes, header: bytes, status: int
+) -> None:
+    server = serve("--workers", "1")
+    body = b'{"clientId":"next","hosts":[]}'
+    with server.connect() as connection:
+        connection.sendall(start + JSON[JSON.index(b" HTTP") :] + b"Expect: 100-continue\r\n" + header + b"\r\n")
+        answer = read_answer(connection)
+        assert (answer.status, answer.headers["connection"]) == (status, "close")
+        assert connection.recv(1) == b""
+    with server.connect() as connection:  # one that does not wait keeps its connection
+        sent = JSON + b"Expect: 100-continue\r\nContent-Encoding: br\r\nContent-Length: 9\r\n\r\n" + b"x" * 9
+        connection.sendall(sent + JSON + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert [read_answer(connection).status for _ in range(2)] == [415, 200]
+    server.stop()
+    assert server.stored_clients() == ["next"]
+
+
 def test_row_22_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
     server = serve("--workers", "1")
     kinds = [b'{"clientId":"first","hosts":[]}', b"{", lines("batch").rstrip(), b'{"clientId":"last","hosts":[]}']

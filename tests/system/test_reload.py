@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +24,11 @@ HEAD = b"POST /api/v1/reports HTTP/1.1\r\nHost: x\r\nContent-Type: application/j
 
 
 @pytest.fixture(autouse=True)
-def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the servers have their sockets, and `netwatch reload` looks for them."""
-    directory = tmp_path / "run"
-    directory.mkdir()
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(directory))
-    return directory
+def runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where the servers have their sockets, and `netwatch reload` finds them; short, as sockets must have it."""
+    with tempfile.TemporaryDirectory() as directory:
+        monkeypatch.setenv("RUNTIME_DIRECTORY", directory)
+        yield
 
 
 @pytest.fixture
