@@ -156,10 +156,9 @@ def test_restart_and_reload_under_load_fail_no_request(host: Machine, full_sweep
 
 
 def test_a_stop_under_load_drains_and_seals(host: Machine) -> None:
-    host.run("systemctl stop netwatch.socket")  # or a client would start it again
     with load(host, 3.0):
         time.sleep(1.5)
-        host.run("systemctl stop netwatch")
+        host.run("systemctl stop netwatch.socket netwatch")  # the socket too, or a client would start it again
     assert show(host, "ActiveState", "Result", "ExecMainStatus") == "inactive,success,0"
     assert host.run("ls /var/lib/netwatch/data/open") == ""
 
