@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Final
 
 _SEND_S: Final = 1.0
@@ -49,8 +49,8 @@ class Systemd:
             return None
         return min(_STATUS_S, self._watchdog_s / 3) if self._watchdog_s else _STATUS_S
 
-    def tell(self, state: str, status: str, *, is_alive: bool) -> None:
-        """Say what is new. ``state`` is starting, READY, RELOADING or STOPPING; ``status`` is a line for people.
+    def tell(self, state: str, status: Callable[[], str], *, is_alive: bool) -> None:
+        """Say what is new. ``state`` is starting, READY, RELOADING or STOPPING; ``status`` makes a line for people.
 
         While the server is not ``is_alive``, the watchdog hears nothing.
         """
@@ -62,9 +62,11 @@ class Systemd:
                 words.append(f"{state}=1")
             if state == "RELOADING":
                 words.append(f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        if status != self._status and (words or now_s >= self._status_at_s + _STATUS_S):
-            self._status, self._status_at_s = status, now_s
-            words.append(f"STATUS={status}")
+        if self._socket and (words or now_s >= self._status_at_s + _STATUS_S):
+            self._status_at_s = now_s
+            if (text := status()) != self._status:
+                self._status = text
+                words.append(f"STATUS={text}")
         if self._watchdog_s and is_alive and now_s >= self._alive_at_s + self._watchdog_s / 6:
             self._alive_at_s = now_s
             words.append("WATCHDOG=1")

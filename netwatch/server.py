@@ -95,6 +95,8 @@ class Supervisor:
         """When each of our writers died, by its instance, for as long as the next ones need to know."""
         self._writer_alive = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")
         """Its first is when the writer last showed life (monotonic); the writer writes it."""
+        self._counted = (0, time.monotonic())
+        """How many reports were stored when it was last looked at, and when that was."""
         self._has_terminal = os.isatty(0)
         self._is_writer_ready = False
         self._is_linked = False
@@ -116,9 +118,9 @@ class Supervisor:
         signal.signal(signal.SIGHUP, lambda *_: self._on_hangup())
         signal.signal(signal.SIGUSR1, lambda *_: self._writer.signal(signal.SIGUSR1))
         while not self._is_done:
-            now_s = time.monotonic()
-            self._do_what_is_due(now_s)
-            self._systemd.tell(self._state(), self._status(), is_alive=self._is_alive(now_s))
+            self._tell()  # that it is ready comes before that it reloads
+            self._do_what_is_due(time.monotonic())
+            self._tell()
             self._wait(wakeup)
         log.info("server_stopped", exit_code=self._exit_code)
         return self._exit_code
@@ -148,6 +150,9 @@ class Supervisor:
             self._askers.begin()
             self._generations.reload()
 
+    def _tell(self) -> None:
+        self._systemd.tell(self._state(), self._status, is_alive=self._is_alive(time.monotonic()))
+
     def _state(self) -> str:
         if self._is_draining:
             return "STOPPING"
@@ -161,8 +166,14 @@ class Supervisor:
             return "Draining: answering what was taken, then sealing"
         if not self._is_serving:
             return "Serving once the writer has recovered what was left"
-        restarts = f"{self._writer.starts_total - 1} writer restarts"
-        return f"Serving on {self._address}: {self._generations.settings.workers} workers, {restarts}"
+        stored_total = sum(terms[table.TERMS.index(table.STORED)] for terms in self._board.read().terms.values())
+        now_s, (before_total, before_s) = time.monotonic(), self._counted
+        self._counted = stored_total, now_s
+        rate = (stored_total - before_total) / max(now_s - before_s, 0.001)
+        return (
+            f"Serving on {self._address}: {self._generations.settings.workers} workers, {rate:.0f} reports/s, "
+            f"{stored_total} stored, {self._writer.starts_total - 1} writer restarts"
+        )
 
     def _is_alive(self, now_s: float) -> bool:
         """Whether a watchdog has no reason to start all anew."""
@@ -293,8 +304,6 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     with contextlib.ExitStack() as stack:
         systemd = stack.enter_context(contextlib.closing(Systemd(os.environ)))
         passed = listen.passed(os.environ)
-        if "admin" in passed:
-            raise StartError("systemd passes a socket named admin, which this server has no use for: remove it.", 2)
         root = _open_root(settings.data_dir)
         stack.callback(os.close, root)
         http = stack.enter_context(passed.get("http") or listen.listen(settings.bind))
@@ -303,7 +312,7 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
             admin = listen.listen(settings.admin_bind, "--admin-bind")
         if admin:
             stack.enter_context(admin)
-        if passed:
+        if "http" in passed:
             log.info("socket_passed", address=listen.url(http, is_tls=settings.tls_certificate is not None))
         if not (settings.tokens or ipaddress.ip_address(http.getsockname()[0]).is_loopback):
             log.warning("everybody_may_post", bind=settings.bind, advice="set tokens, or listen on loopback only")

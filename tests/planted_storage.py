@@ -223,11 +223,11 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
         "            segment.frame = None\n",
         ["test_follow.py::test_after_the_newest_lines_comes_what_follows"],
     ),
-    "a leftover is followed beside what was recovered from it": (
+    "a leftover is read and not what was recovered from it": (
         READER,
         "if (path := self._sealed_path(segment)) and files.exists(path):",
         "if False:",
-        ["test_reader.py::test_a_leftover_beside_what_was_recovered_from_it_is_read_once"],
+        ["test_reader.py::test_what_was_recovered_is_read_in_its_place_while_its_leftover_stands"],
     ),
     "the newest file is pruned": (
         "storage/retention.py",

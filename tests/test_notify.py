@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import time
@@ -38,18 +39,18 @@ def test_it_is_told_of_each_state_once(tmp_path: Path, is_abstract: bool) -> Non
     systemd = Systemd(environ)
     assert environ == {"HOME": "/"}
     with manager.socket:
-        systemd.tell("starting", "a", is_alive=True)
+        systemd.tell("starting", lambda: "a", is_alive=True)
         assert manager.heard() == ["STATUS=a"]
-        systemd.tell("READY", "b", is_alive=True)
-        systemd.tell("READY", "b", is_alive=True)
+        systemd.tell("READY", lambda: "b", is_alive=True)
+        systemd.tell("READY", lambda: "b", is_alive=True)
         assert manager.heard() == ["READY=1", "STATUS=b"]
         before_us = time.monotonic_ns() // 1000
-        systemd.tell("RELOADING", "b", is_alive=True)
+        systemd.tell("RELOADING", lambda: "b", is_alive=True)
         word, stamp = manager.heard()
         assert word == "RELOADING=1"
         assert before_us <= int(stamp.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
-        systemd.tell("READY", "b", is_alive=True)
-        systemd.tell("STOPPING", "b", is_alive=True)
+        systemd.tell("READY", lambda: "b", is_alive=True)
+        systemd.tell("STOPPING", lambda: "b", is_alive=True)
         assert manager.heard() == ["READY=1", "STOPPING=1"]
     systemd.close()
 
@@ -58,7 +59,7 @@ def test_figures_alone_are_told_now_and_then(tmp_path: Path) -> None:
     manager = Manager(str(tmp_path / "notify"))
     systemd = Systemd({"NOTIFY_SOCKET": str(tmp_path / "notify")})
     for number in range(100):
-        systemd.tell("READY", f"{number} restarts", is_alive=True)
+        systemd.tell("READY", functools.partial("{} restarts".format, number), is_alive=True)
     assert manager.heard() == ["READY=1", "STATUS=0 restarts"]
     assert systemd.renew_s == 10
     manager.socket.close()
@@ -72,12 +73,12 @@ def test_the_watchdog_hears_only_of_what_is_alive(tmp_path: Path) -> None:
     assert environ == {}
     assert systemd.renew_s
     assert systemd.renew_s <= 0.03
-    systemd.tell("READY", "", is_alive=True)
+    systemd.tell("READY", lambda: "", is_alive=True)
     assert "WATCHDOG=1" in manager.heard()
     time.sleep(systemd.renew_s)
-    systemd.tell("READY", "", is_alive=False)
+    systemd.tell("READY", lambda: "", is_alive=False)
     assert manager.heard() == []
-    systemd.tell("READY", "", is_alive=True)
+    systemd.tell("READY", lambda: "", is_alive=True)
     assert manager.heard() == ["WATCHDOG=1"]
     manager.socket.close()
     systemd.close()
@@ -96,7 +97,7 @@ def test_the_watchdog_hears_only_of_what_is_alive(tmp_path: Path) -> None:
 def test_where_nobody_listens_nothing_is_said(environ: dict[str, str]) -> None:
     systemd = Systemd(environ)
     assert systemd.renew_s is None
-    systemd.tell("READY", "", is_alive=True)
+    systemd.tell("READY", lambda: "", is_alive=True)
     systemd.close()
 
 
@@ -105,7 +106,7 @@ def test_a_watchdog_of_another_process_is_not_ours(tmp_path: Path) -> None:
     systemd = Systemd(
         {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60000", "WATCHDOG_PID": str(os.getppid())}
     )
-    systemd.tell("READY", "", is_alive=True)
+    systemd.tell("READY", lambda: "", is_alive=True)
     assert manager.heard() == ["READY=1"]
     manager.socket.close()
     systemd.close()
@@ -114,8 +115,8 @@ def test_a_watchdog_of_another_process_is_not_ours(tmp_path: Path) -> None:
 def test_a_manager_that_is_gone_or_does_not_listen_stops_nobody(tmp_path: Path) -> None:
     manager = Manager(str(tmp_path / "notify"))
     systemd = Systemd({"NOTIFY_SOCKET": str(tmp_path / "notify")})
-    systemd.tell("READY", "", is_alive=True)
+    systemd.tell("READY", lambda: "", is_alive=True)
     manager.socket.close()
-    systemd.tell("RELOADING", "", is_alive=True)
+    systemd.tell("RELOADING", lambda: "", is_alive=True)
     systemd.close()
-    systemd.tell("STOPPING", "", is_alive=True)
+    systemd.tell("STOPPING", lambda: "", is_alive=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from netwatch.reports import ID
 from netwatch.storage import layout
 from netwatch.storage.files import Files
 from netwatch.storage.reader import Reader, sealed_segments
@@ -68,6 +69,18 @@ def test_a_leftover_beside_what_was_recovered_from_it_is_read_once(disk: Disk) -
     assert stored(disk.files) == made_lines(0, 3)
     store.tend(1.0 + KEEP_LEFTOVER_S)
     assert stored(disk.files) == made_lines(0, 3)
+
+
+def test_what_was_recovered_is_read_in_its_place_while_its_leftover_stands(disk: Disk) -> None:
+    store = made_store(disk.files)
+    store.start(0.0)
+    store.commit([made_line(0, received_at="2026-11-22T10:00:00.000000Z")], 0.0)
+    disk.kill()
+    store = made_store(disk.files)
+    store.start(1.0)
+    store.commit([made_line(1, received_at="2026-11-22T11:00:00.000000Z")], 1.0)
+    store.seal("asked")
+    assert [line[ID][-1:] for line in stored(disk.files).splitlines()] == [b"0", b"1"]
 
 
 def test_a_segment_that_is_sealed_meanwhile_is_read_once(disk: Disk) -> None:

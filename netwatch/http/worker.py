@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import math
 import mmap
@@ -12,7 +13,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
@@ -22,6 +23,7 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from netwatch import log, process
+from netwatch.http.acceptor import Acceptor
 from netwatch.http.app import create_admin_app, create_app, split_app
 from netwatch.http.metrics import Counting
 from netwatch.http.protocol import ANSWER_S, protocol_settings
@@ -37,15 +39,31 @@ _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class _Server(Server):
-    """uvicorn's server, which says when it takes connections, and tells its last ones that it does no more."""
+    """uvicorn's server, which takes its share of connections, and tells the last ones when it takes no more."""
 
-    def __init__(self, config: Config, say: Callable[[str], None], patience_s: memoryview) -> None:
+    def __init__(
+        self,
+        config: Config,
+        say: Callable[[str], None],
+        patience_s: memoryview,
+        has_its_share: Callable[[], bool],
+    ) -> None:
         super().__init__(config)
         self._say = say
         self._patience_s = patience_s
+        self._has_its_share = has_its_share
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(Arbiter.APP_LOAD_ERROR)
+        config = self.config
+        make_protocol = functools.partial(
+            cast(Any, config.http_protocol_class), config, self.server_state, self.lifespan.state
+        )
+        acceptors = [Acceptor(sock, make_protocol, config.ssl, self._has_its_share) for sock in sockets or []]
+        self.servers = cast(Any, acceptors)
+        self.started = True
         with contextlib.suppress(OSError):  # the supervisor is gone
             self._say("serving")
 
@@ -59,13 +77,14 @@ class _Server(Server):
 class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no types
     """uvicorn's worker class with our protocol and server."""
 
+    board: Board
     say: Callable[[str], None]
     patience_s: memoryview
     """Its first, if it is not 0, is how long a drain may take instead; the master writes it, the workers share it."""
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        server = _Server(self.config, self.say, self.patience_s)
+        server = _Server(self.config, self.say, self.patience_s, self.board.has_its_share)
         self._install_sigquit_handler()
         await server.serve(sockets=self.sockets)
         if not server.started:
@@ -203,6 +222,7 @@ def run(
     """
     process.set_title("gunicorn")
     os.environ.pop("NOTIFY_SOCKET", None)  # it would say that it is ready before a worker is
+    Worker.board = board
     Worker.say = staticmethod(say)
     Worker.patience_s = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")
     Worker.CONFIG_KWARGS = protocol_settings(settings)

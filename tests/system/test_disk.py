@@ -171,3 +171,25 @@ def test_a_deleted_data_directory_is_said_at_once(serve: Serve, tmp_path: Path) 
     assert server.post(report("again")).code == "disk_error"
     server.send(signal.SIGTERM)
     assert server.wait() == 1
+
+
+def test_row_08_retention_makes_room_and_the_server_goes_on_by_itself(serve: Serve, small_disk: Path) -> None:
+    server = serve("--seal-bytes", "100KiB", "--min-free-bytes", "4MiB", "--workers", "1", data_dir=small_disk)
+    for number in range(20):
+        assert server.post(report(f"old {number}", padding_bytes=400_000)).status == 200
+    server.stop()
+    sealed = server.sealed_files()
+    fill(small_disk.parent, 2 * MIB)
+    server = serve(
+        "--seal-bytes", "100KiB", "--min-free-bytes", "4MiB", "--retention-bytes", "1MiB", data_dir=small_disk
+    )
+    assert wait_until(lambda: reasons(server) == [], 10)
+    assert server.post(report("new")).status == 200
+    assert server.logged("files_pruned")[0]["by_age"] == 0
+    text = server.ask("GET", "/metrics").body.decode()
+    server.stop()
+    pruned = int(text.partition('netwatch_pruned_files_total{reason="size"} ')[2].split()[0])
+    left = server.sealed_files()
+    assert left[:-1] == sealed[pruned:], "the oldest went, and no other"
+    assert sum(path.stat().st_size for path in left[:-1]) <= MIB
+    assert "new" in server.stored_clients()

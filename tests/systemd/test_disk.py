@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.systemd.conftest import Boot
-from tests.systemd.machine import MIB, ROOT, Machine
+from tests.systemd.machine import MIB, ROOT, Machine, wait_until
 from tests.systemd.test_service import URL, status_of, stored, wait_until_it_serves
 
 _EXT4_IOC_SHUTDOWN = 0x8004587D
@@ -37,11 +37,9 @@ class Disk:
         subprocess.run(["mount", "-o", "loop", str(self.image), str(self.path)], check=True)
 
     def unmount(self) -> None:
-        for _ in range(50):
-            if subprocess.run(["umount", str(self.path)], capture_output=True, check=False).returncode == 0:
-                return
-            time.sleep(0.1)
-        raise AssertionError(f"{self.path} stays busy")
+        """Returns when nothing has it mounted any more, the machine's own view of it included."""
+        subprocess.run(["umount", str(self.path)], check=True)
+        wait_until(lambda: not subprocess.check_output(["losetup", "--associated", str(self.image)]), 20)
 
     def cut_off(self) -> None:
         """Take its power: what is not on the disk by now never will be."""
