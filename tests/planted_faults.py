@@ -23,8 +23,8 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "row 5: no directory fsync": (
         FILES,
-        "            os.fsync(fd)\n        finally:\n            os.close(fd)\n\n    def names",
-        "            pass\n        finally:\n            os.close(fd)\n\n    def names",
+        'path or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)\n        try:\n            os.fsync(fd)',
+        'path or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)\n        try:\n            pass',
         ["test_storage_faults.py::test_row_05_a_power_cut_before_every_system_call[lost-False]"],
     ),
     "row 9: ack before commit": (

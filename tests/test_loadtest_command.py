@@ -132,7 +132,7 @@ if not mark.exists():
     def edit(line, old, new):
         body = line.rpartition(b',"crc"')[0].replace(old, new, 1)
         return body + b',"crc":"%08x"}\\n' % zlib.crc32(body)
-    lines[5:9] = [edit(line, b'"latency":', b'"latency":1') for line in lines[5:9]]
+    lines[5:9] = [edit(line, b'"status":"', b'"status":"x') for line in lines[5:9]]
     lines[12] = lines[12].replace(b'"crc":"', b'"crc":"0')[:-4] + b'"}\\n'
     lines += [*lines[13:16], edit(lines[16], b'"clientId":"', b'"clientId":"x')]
     del lines[2:4]

@@ -35,7 +35,7 @@ def test_it_names_every_command_and_every_setting(page: Path, capsys: pytest.Cap
     text = page.read_text().replace("\\-", "-")
     with pytest.raises(SystemExit):
         main(["--help"])
-    commands = re.findall(r"^    ([\w-]+) ", capsys.readouterr().out, re.MULTILINE)
+    commands = re.findall(r"^    ([\w-]+)(?: |$)", capsys.readouterr().out, re.MULTILINE)
     assert re.findall(r"^\.SS netwatch (.*)$", text, re.MULTILINE) == commands
     for name in FIELDS:
         assert f"\\fB{flag(name)}\\fR" in text
