@@ -18,6 +18,8 @@ from tests.systemd.conftest import Boot
 from tests.systemd.machine import MIB, ROOT, Machine, wait_until
 from tests.systemd.test_service import URL, status_of, stored, wait_until_it_serves
 
+pytestmark = pytest.mark.timeout(300)  # the first one makes Debian and the wheels, once
+
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _NO_LOG_FLUSH = b"\x02\x00\x00\x00"
 

@@ -15,6 +15,8 @@ from tests.systemd.conftest import Boot
 from tests.systemd.machine import ROOT, Machine
 from tests.systemd.test_service import load, show, status_of, stored, wait_until_it_serves
 
+pytestmark = pytest.mark.timeout(300)  # the first one makes Debian and the wheels, once
+
 README = (ROOT / "README.rst").read_text("utf-8")
 INSTALL = "/src/scripts/install --wheels /wheels"
 

@@ -16,6 +16,8 @@ import pytest
 
 from tests.systemd.machine import ROOT, Machine, wait_until
 
+pytestmark = pytest.mark.timeout(300)  # the first one makes Debian and the wheels, once
+
 URL = "http://127.0.0.1:8080"
 POST = (
     "curl --silent --show-error --max-time 20 --output /dev/null --write-out '%{http_code}\n' "
