@@ -43,7 +43,7 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
             "        outcome = STORED\n        for batch, results in answers:\n"
             "            self._inbox.answer(batch, outcome, results)\n        answers = []\n        if any(lines):\n"
         ),
-        ["faults/test_sweeps.py::test_row_02_row_25_a_writer_killed_at_every_system_call_of_its_recovery"],
+        ["test_writer.py::test_row_02_writer_killed_at_every_system_call"],
     ),
     "row 9: a refusal answered as stored": (
         "writer.py",
