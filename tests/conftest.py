@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,11 @@ import pytest
 FULL_SWEEPS = os.environ.get("NETWATCH_SOAK") == "1"
 for name in [name for name in os.environ if name.startswith("NETWATCH_")]:
     del os.environ[name]
+
+# What starts us in the background may have these ignored, which a process that a test starts would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 THINNED: list[str] = []
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from netwatch.loadtest.audit import Audit, audit, digest, read_lines
 from netwatch.loadtest.ledger import Fate, Ledger
@@ -291,3 +293,20 @@ def test_digest_sees_every_change(made: Made) -> None:
     assert before == digest(made.data_dir)
     path.write_bytes(zstd(made.lines[::-1]))
     assert before != digest(made.data_dir)
+
+
+def test_a_file_that_grows_is_read_to_its_last_line_wherever_it_ends(tmp_path: Path) -> None:
+    """The stock tool of Debian 12 alone keeps the last lines to itself in one of a hundred of them."""
+    path = tmp_path / "0a1b2c3d-000001.jsonl.zst.open"
+    numbers = random.Random(5)
+    frame = zstandard.ZstdCompressor(write_checksum=True).compressobj()
+    written = 0
+    with path.open("ab", buffering=0) as file:
+        for commit in range(700):
+            count = numbers.randint(1, 5)
+            lines = [b'{"id":"%032x","report":{%b}}\n' % (numbers.getrandbits(128), b"." * 500) for _ in range(count)]
+            file.write(frame.compress(b"".join(lines)) + frame.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+            written += count
+            if commit % 5 == 0:
+                with path.open("rb") as growing:
+                    assert len(list(read_lines(path, growing))) == written

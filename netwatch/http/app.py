@@ -19,7 +19,7 @@ from netwatch.http.ingest import BrowserReports, Door, Reports, Storing
 from netwatch.http.metrics import Metrics
 from netwatch.http.openapi import OpenApi
 from netwatch.http.problem import PROBLEM_TYPE, problem
-from netwatch.http.request_log import Refusals
+from netwatch.http.request_log import Refusals, route
 from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.reports import new_id
 from netwatch.settings import Settings
@@ -118,7 +118,7 @@ class _Answers:
 
 async def _on_failure(req: Request, resp: Response, error: Exception, _params: object) -> None:
     request_id = new_id(time.time_ns())
-    log.error("request_failed", id=request_id, path=req.path, error=repr(error))
+    log.error("request_failed", id=request_id, route=route(req.path), error=repr(error))
     _answer(req, resp, "internal", "This is a fault of the server; its log says more.", request_id)
 
 

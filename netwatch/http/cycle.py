@@ -96,7 +96,7 @@ class Cycle:
         try:
             await app(self.scope, self.receive, self.send)
         except Exception as error:
-            log.error("request_failed", path=self.scope["path"], error=repr(error))
+            log.error("request_failed", method=self.scope["method"], error=repr(error))
         finally:
             if not self.is_answered and not self.is_disconnected:
                 self._transport.close()

@@ -1,7 +1,7 @@
 """What a worker logs of requests: the first refusal of a kind and then their number, slow ones, and a sample of all.
 
 A request has one id, in its answer and here: its first stored report's, or the ``instance`` of a problem document. No
-query, header or body is ever logged, so no token is.
+path that is not ours, no query, header or body is ever logged, so no token is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Final
 from netwatch import log
 from netwatch.errors import ERRORS
 from netwatch.http.cycle import Cycle
+from netwatch.metrics.table import ROUTES
 from netwatch.reports import new_id
 from netwatch.settings import Settings
 
@@ -23,6 +24,11 @@ PERIOD_S: Final = 60.0
 _OPERATORS: Final = (401, 403, 429)
 """These, and those from 500 on, an operator should look at; the others are the clients' own."""
 _ID: Final = re.compile(rb'(?:^{"id":"|"instance":"urn:uuid:)([0-9a-f-]{36})"')
+
+
+def route(path: str) -> str:
+    """The path as it may be logged: of one that is not ours nobody knows what is in it."""
+    return path if path in ROUTES else "other"
 
 
 class Refusals:
@@ -48,7 +54,9 @@ class Refusals:
             self._counts[code] += 1
         else:
             self._counts[code] = 0
-            _log(code)("request_refused", code=code, status=ERRORS[code][0], detail=detail, path=path, id=request_id)
+            _log(code)(
+                "request_refused", code=code, status=ERRORS[code][0], detail=detail, route=route(path), id=request_id
+            )
             asyncio.get_running_loop().call_later(self._period_s, self._on_period, code)
         return request_id
 
@@ -97,7 +105,7 @@ def _members(cycle: Cycle, status: int, body: bytes, now_s: float) -> dict[str, 
     return {
         "id": found[1].decode() if found else None,
         "method": cycle.scope["method"],
-        "path": cycle.scope["path"],
+        "route": route(cycle.scope["path"]),
         "status": status,
         "took_s": round(now_s - cycle.began_s, 3),
         "body_s": round(cycle.whole_s - cycle.began_s, 3) if cycle.is_whole else None,

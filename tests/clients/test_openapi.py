@@ -79,6 +79,6 @@ def test_a_token_is_asked_for_where_the_document_says_so(collect: Collect, tmp_p
     for given in (f"Bearer {TOKEN}", f"Basic {basic}"):
         header = ("-H", f"Authorization: {given}")
         ask(collector, tmp_path, "--phases", "coverage", "--checks", ",".join(PROMISES), *header)
-    document = collector.ask("GET", "/openapi.json").json
+    document = collector.ask("GET", f"/openapi.json?token={TOKEN}").json
     assert document["security"] == [{"bearer": []}, {"basic": []}, {"query": []}]
     assert collector.ask("POST", f"/api/v1/reports?token={TOKEN}", b"[]").status == 200

@@ -270,7 +270,7 @@ def test_a_fault_of_ours_is_500_and_tells_nothing(in_flight: list[InFlight], cap
     assert (result.status_code, code_of(result)) == (500, "internal")
     assert b"secret" not in result.content
     logged = json.loads(capfd.readouterr().err)
-    assert (logged["event"], logged["path"]) == ("request_failed", "/api/v1/reports")
+    assert (logged["event"], logged["route"]) == ("request_failed", "/api/v1/reports")
     assert "secret" in logged["error"]
 
 
