@@ -36,7 +36,8 @@ def head(status: int, headers: Headers, *, is_last: bool) -> bytes:
 class Cycle:
     """A request on its way to the application, and the application's answer to it.
 
-    ``on_answer`` is called once that was given. ``default_headers`` come first in it.
+    ``on_answer`` is called once that was given; where it is the connection's last and the body has not come whole, the
+    connection is still open then. ``default_headers`` come first in it.
     """
 
     __slots__ = (
@@ -161,7 +162,7 @@ class Cycle:
         start = head(self._start["status"], headers, is_last=not self.keep_alive)
         self._transport.write(start + body)
         self.is_answered = True
-        if not self.keep_alive:
+        if not self.keep_alive and self.is_whole:
             self._transport.close()
         self._wake()
         self._on_answer(self, self._start["status"], body)

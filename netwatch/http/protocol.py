@@ -32,7 +32,7 @@ DRAIN_IDLE_S: Final = 1.0
 ANSWER_S: Final = 1.0
 """While draining, this is left for the answers after the last request was cut off."""
 LINGER_S: Final = 1.0
-"""A client that is turned away may still be sending: closed at once, it would be reset before it has read why."""
+"""A client that is turned away is listened to until it has been silent for this long."""
 MAX_PIPELINED: Final = 16
 """More requests than this behind one that waits for its answer are refused: each takes some 15 KiB as it waits."""
 
@@ -55,6 +55,8 @@ class Protocol(HttpToolsProtocol):
     _is_body_due = False
     _is_offer = False
     _is_over = False
+    """Nothing that still comes is looked at."""
+    _lingers_until_s: float | None = None
     _dry_bytes = 0
     _waiting: deque[Cycle]
     """Pipelined requests behind it, in order."""
@@ -100,6 +102,8 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse it, in place of uvicorn's own method: that one loses the bodies of requests that offer an upgrade."""
         if self._is_over:
+            if self._lingers_until_s:
+                self.due_s = min(self.deadlines.now_s + LINGER_S, self._lingers_until_s)
             return
         self._dry_bytes += len(data)
         try:
@@ -199,7 +203,9 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        if self._waiting:
+        if not cycle.keep_alive:  # it was refused before its body was there
+            self._linger(self.body_timeout_s)
+        elif self._waiting:
             self._start(self._waiting.popleft())
         elif self._is_between:
             self.due_s = self.deadlines.now_s + self.idle_timeout_s
@@ -275,11 +281,18 @@ class Protocol(HttpToolsProtocol):
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers.append((b"retry-after", b"1"))
         self.transport.write(head(status, headers, is_last=True) + body)
-        if len(self.connections) > 2 * self.max_connections or not self.transport.can_write_eof():
+        if len(self.connections) > 2 * self.max_connections:
             self.transport.close()
-            return
-        self.transport.write_eof()
+        else:
+            self._linger(LINGER_S)
+
+    def _linger(self, at_most_s: float) -> None:
+        """Close once the client has: it may still be sending, and closed at once it would be reset before it reads."""
+        self._is_over = True
+        self._lingers_until_s = self.deadlines.now_s + at_most_s
         self.due_s = self.deadlines.now_s + LINGER_S
+        if self.transport.can_write_eof():  # TLS has no half
+            self.transport.write_eof()
 
     def _close_if_idle(self) -> None:
         if self._is_between and (self.cycle is None or self.cycle.is_answered):

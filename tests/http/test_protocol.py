@@ -98,6 +98,30 @@ def test_a_client_that_waits_for_100_continue_is_refused_before_it_sends_its_bod
     client.close()
 
 
+@pytest.mark.parametrize("header", ["Expect: 100-continue", "Connection: close"])
+def test_a_client_that_is_refused_while_it_sends_is_not_reset(header: str, served: Served) -> None:
+    client = Client(served)
+    piece = b"x" * 1_000_000
+    client.send(post(8 * piece, "/early", header)[: -8 * len(piece)])
+    until(lambda: served.begun)
+    for _ in range(8):  # a reset would end this, and take the answer with it
+        client.send(piece)
+        time.sleep(0.01)
+    assert client.answer().is_last
+    client.closed_after_s()
+    client.close()
+
+
+def test_a_client_that_is_refused_while_it_sends_cannot_send_for_ever(hasty: Served) -> None:
+    client = Client(hasty)
+    client.send(post(b"x" * 1000, "/early", "Connection: close")[:-999])
+    assert client.answer().is_last
+    began_s = time.monotonic()
+    client.trickle(b"x", 0.02)
+    assert BODY_S - SLACK_S < time.monotonic() - began_s < BODY_S + SLACK_S
+    client.close()
+
+
 def test_a_client_that_waits_for_100_continue_gets_it_when_its_body_is_read(served: Served) -> None:
     client = Client(served)
     sent = post(b"x" * 10, "/", "Expect: 100-continue")
