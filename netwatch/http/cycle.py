@@ -7,11 +7,13 @@ costs a worker. Ours takes answers that are whole in one message, and netwatch g
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.server import ServerState
 
 from netwatch import log
 
@@ -22,7 +24,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 
-def head(status: int, headers: Headers, *, is_last: bool) -> bytes:
+@functools.lru_cache(maxsize=256)
+def head(status: int, headers: tuple[tuple[bytes, bytes], ...], *, is_last: bool) -> bytes:
     """An answer's first lines; ``is_last`` says that the connection ends with it. A line break in a header raises."""
     lines = [b"%b: %b\r\n" % header for header in headers]
     if is_last:
@@ -33,58 +36,51 @@ def head(status: int, headers: Headers, *, is_last: bool) -> bytes:
     return b"%b%b\r\n" % (STATUS_LINE[status], text)
 
 
-class Cycle:
-    """A request on its way to the application, and the application's answer to it.
+class Connection(Protocol):
+    """What a request knows of its connection."""
 
-    ``on_answer`` is called once that was given; where it is the connection's last and the body has not come whole, the
-    connection is still open then. ``default_headers`` come first in it.
-    """
+    transport: asyncio.Transport
+    flow: FlowControl
+    server_state: ServerState
+
+    def on_answer(self, cycle: Cycle, status: int, body: bytes) -> None:
+        """The request was answered; if that is the connection's last answer, and the body has not come whole, the
+        connection is still open."""
+
+
+class Cycle:
+    """A request on its way to the application, and the application's answer to it. Times are monotonic."""
 
     __slots__ = (
-        "_default_headers",
+        "_connection",
         "_expects_continue",
-        "_flow",
         "_has_news",
-        "_on_answer",
         "_pieces",
         "_size",
         "_start",
-        "_transport",
         "_waiter",
-        "began_s",
+        "began_ns",
         "is_answered",
         "is_disconnected",
         "is_whole",
         "keep_alive",
         "scope",
         "task",
-        "whole_s",
     )
 
     def __init__(
-        self,
-        scope: dict[str, Any],
-        transport: asyncio.Transport,
-        flow: FlowControl,
-        default_headers: Headers,
-        on_answer: Callable[[Cycle, int, bytes], None],
-        *,
-        keep_alive: bool,
-        expects_continue: bool,
+        self, connection: Connection, scope: dict[str, Any], began_ns: int, *, keep_alive: bool, expects_continue: bool
     ) -> None:
         self.scope = scope
         self.keep_alive = keep_alive
-        self.began_s = self.whole_s = 0.0
-        """When its header was there, and when its body was, by the loop's clock."""
+        self.began_ns = began_ns
+        """When its header was there."""
         self.is_whole = False
         """Its body has come to its end."""
         self.is_answered = False
         self.is_disconnected = False
         self.task: asyncio.Task[None] | None = None
-        self._transport = transport
-        self._flow = flow
-        self._default_headers = default_headers
-        self._on_answer = on_answer
+        self._connection = connection
         self._expects_continue = expects_continue
         self._has_news = expects_continue  # that there is a request, so that it may be refused before its body is sent
         self._waiter: asyncio.Future[None] | None = None
@@ -100,7 +96,7 @@ class Cycle:
             log.error("request_failed", method=self.scope["method"], error=repr(error))
         finally:
             if not self.is_answered and not self.is_disconnected:
-                self._transport.close()
+                self._connection.transport.close()
             if self.task:
                 tasks.discard(self.task)
 
@@ -110,13 +106,14 @@ class Cycle:
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size > HIGH_WATER_LIMIT:
-            self._flow.pause_reading()
+            self._connection.flow.pause_reading()
         self._wake()
 
-    def end(self) -> None:
-        """The body is whole."""
+    def end(self, now_ns: int) -> None:
+        """The body is whole; in the request's state that is ``body_complete``."""
         self._expects_continue = False
         self.is_whole = True
+        self.scope["state"]["body_complete"] = now_ns
         self._wake()
 
     def disconnect(self) -> None:
@@ -134,8 +131,8 @@ class Cycle:
         if not self._has_news and not self.is_disconnected and not self.is_answered:
             if self._expects_continue:
                 self._expects_continue = False
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._flow.resume_reading()
+                self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._connection.flow.resume_reading()
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         self._has_news = False
@@ -146,23 +143,26 @@ class Cycle:
 
     async def send(self, message: dict[str, Any]) -> None:
         """ASGI's ``send``, for an answer with its body in one message."""
-        if self._flow.write_paused and not self.is_disconnected:
-            await self._flow.drain()
-        if self.is_disconnected:
-            return
-        if not self._start:
+        start = self._start
+        if not start:
             self._start = message
+            return
+        connection = self._connection
+        if connection.flow.write_paused and not self.is_disconnected:
+            await connection.flow.drain()
+        if self.is_disconnected:
             return
         if self.is_answered or message.get("more_body"):
             raise RuntimeError("answer a request once, with a body in one message")
         if self._expects_continue:  # nobody knows whether the body that was not asked for follows
             self.keep_alive = False
+        status = start["status"]
         body = message.get("body", b"")
-        headers = self._default_headers + self._start["headers"]
-        start = head(self._start["status"], headers, is_last=not self.keep_alive)
-        self._transport.write(start + body)
+        headers = (*connection.server_state.default_headers, *start["headers"])
+        connection.transport.write(head(status, headers, is_last=not self.keep_alive) + body)
         self.is_answered = True
         if not self.keep_alive and self.is_whole:
-            self._transport.close()
-        self._wake()
-        self._on_answer(self, self._start["status"], body)
+            connection.transport.close()
+        if self._waiter:
+            self._wake()
+        connection.on_answer(self, status, body)

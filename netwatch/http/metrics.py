@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import time
 from typing import Any, Final
 
 from falcon.asgi import Request, Response
@@ -23,10 +22,10 @@ class Counting:
         self._meter = meter
         self._places: dict[tuple[str, str, int, str], tuple[int, int]] = {}
 
-    def answered(self, scope: dict[str, Any], status: int) -> None:
-        """Count an answer, and how long it took since the request was there whole.
+    def answered(self, scope: dict[str, Any], status: int, now_ns: int) -> None:
+        """Count an answer that was given just now, and how long it took since the request was there whole.
 
-        In the request's state, ``code`` is that of its error, ``body_complete`` when it was whole (monotonic, ns).
+        In the request's state, ``code`` is that of its error, ``body_complete`` when it was whole. Times are monotonic.
         """
         state = scope["state"]
         key = (scope["path"], scope["method"], status, state.get("code", "ok"))
@@ -34,7 +33,7 @@ class Counting:
         cells = self._meter.cells
         cells[count_at] += 1
         if complete_at_ns := state.get("body_complete"):
-            took_ns = time.monotonic_ns() - complete_at_ns
+            took_ns = now_ns - complete_at_ns
             cells[first_at + bisect.bisect_left(_BOUNDS, took_ns)] += 1
             cells[first_at + len(_BOUNDS) + 1] += took_ns
 

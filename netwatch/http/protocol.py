@@ -37,6 +37,9 @@ MAX_PIPELINED: Final = 16
 """More requests than this behind one that waits for its answer are refused: each takes some 15 KiB as it waits."""
 
 
+_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. The deadlines and the cap are those of the settings."""
 
@@ -58,6 +61,8 @@ class Protocol(HttpToolsProtocol):
     """Nothing that still comes is looked at."""
     _lingers_until_s: float | None = None
     _dry_bytes = 0
+    _now_ns = 0
+    """When the last bytes came (monotonic)."""
     _waiting: deque[Cycle]
     """Pipelined requests behind it, in order."""
     _started: Cycle | None = None
@@ -105,6 +110,7 @@ class Protocol(HttpToolsProtocol):
             if self._lingers_until_s:
                 self.due_s = min(self.deadlines.now_s + LINGER_S, self._lingers_until_s)
             return
+        self._now_ns = time.monotonic_ns()
         self._dry_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -123,7 +129,9 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if len(self._waiting) >= MAX_PIPELINED:
             raise httptools.HttpParserError("too many requests at once")
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self.due_s = self.deadlines.now_s + self.header_timeout_s
         self._is_between = self._is_header_there = self._is_body_due = False
 
@@ -138,24 +146,26 @@ class Protocol(HttpToolsProtocol):
         if self._is_offer:
             return
         self._is_header_there = True
-        scope: dict[str, Any] = cast(dict[str, Any], self.scope)
-        scope["method"] = method.decode("ascii")
-        scope["http_version"] = version
-        scope["path"], scope["raw_path"], scope["query_string"] = _target(self.url)
+        path, raw_path, query_string = _target(self.url)
+        scope = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "method": method.decode("ascii"),
+            "scheme": self.scheme,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query_string,
+            "root_path": "",
+            "headers": self.headers,
+            "server": self.server,
+            "client": self.client,
+            "state": self.app_state.copy(),
+        }
         self.headers = []  # a trailer is none of the request's
-        before, self.cycle = (
-            self.cycle,
-            Cycle(
-                scope,
-                self.transport,
-                self.flow,
-                self.server_state.default_headers,
-                self._on_answer,
-                keep_alive=version == "1.1" and parser.should_keep_alive() and not self.app_state.get("draining"),
-                expects_continue=self.expect_100_continue,
-            ),
-        )
-        self.cycle.began_s = self.loop.time()
+        keep_alive = version == "1.1" and parser.should_keep_alive() and not self.app_state.get("draining")
+        before = self.cycle
+        self.cycle = Cycle(self, scope, self._now_ns, keep_alive=keep_alive, expects_continue=self.expect_100_continue)
         if before is None or before.is_answered:
             self._start(self.cycle)
         else:
@@ -172,11 +182,10 @@ class Protocol(HttpToolsProtocol):
             return
         self._dry_bytes = 0
         self._is_between = True
-        self.scope["state"]["body_complete"] = time.monotonic_ns()
-        assert self.cycle
-        self.cycle.whole_s = self.loop.time()
-        self.cycle.end()
-        self.due_s = self.deadlines.now_s + self.idle_timeout_s if self.cycle.is_answered else NEVER
+        cycle = self.cycle
+        assert cycle
+        cycle.end(self._now_ns)
+        self.due_s = self.deadlines.now_s + self.idle_timeout_s if cycle.is_answered else NEVER
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -192,17 +201,20 @@ class Protocol(HttpToolsProtocol):
         """Where the worker has one, it counts."""
         return self.app_state.get("counting")
 
-    def _on_answer(self, cycle: Cycle, status: int, body: bytes) -> None:
+    def on_answer(self, cycle: Cycle, status: int, body: bytes) -> None:
         """The request in work was answered: on to the next, or wait for one."""
+        now_ns = time.monotonic_ns()
         if counting := self._counting:
-            counting.answered(cycle.scope, status)
+            counting.answered(cycle.scope, status, now_ns)
         if self.request_log:
-            self.request_log.look(cycle, status, body, self.loop.time())
-        if self.transport.get_write_buffer_size():
+            self.request_log.look(cycle, status, body, now_ns)
+        transport = self.transport
+        if transport.get_write_buffer_size():
             self._expect_reader()
-        if self.transport.is_closing():
+        if transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if not cycle.keep_alive:  # it was refused before its body was there
             self._linger(self.body_timeout_s)
         elif self._waiting:
@@ -280,7 +292,7 @@ class Protocol(HttpToolsProtocol):
         ]
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers.append((b"retry-after", b"1"))
-        self.transport.write(head(status, headers, is_last=True) + body)
+        self.transport.write(head(status, tuple(headers), is_last=True) + body)
         if len(self.connections) > 2 * self.max_connections:
             self.transport.close()
         else:

@@ -82,7 +82,7 @@ class RequestLog:
     """Logs requests that take longer than ``slow_s`` and the share ``sample`` (0 to 1) of the others."""
 
     def __init__(self, slow_s: float, sample: float) -> None:
-        self._slow_s = slow_s
+        self._slow_ns = slow_s * 1e9
         self._sample = sample
 
     @classmethod
@@ -92,21 +92,22 @@ class RequestLog:
             return None
         return cls(settings.slow_request_s or float("inf"), settings.access_log_sample)
 
-    def look(self, cycle: Cycle, status: int, body: bytes, now_s: float) -> None:
-        """Look at a request that was answered just now with ``status`` and ``body``."""
-        if now_s - cycle.began_s >= self._slow_s:
-            log.warning("request_slow", **_members(cycle, status, body, now_s))
+    def look(self, cycle: Cycle, status: int, body: bytes, now_ns: int) -> None:
+        """Look at a request that was answered just now (monotonic) with ``status`` and ``body``."""
+        if now_ns - cycle.began_ns >= self._slow_ns:
+            log.warning("request_slow", **_members(cycle, status, body, now_ns))
         elif self._sample and random.random() < self._sample:
-            log.info("request", **_members(cycle, status, body, now_s))
+            log.info("request", **_members(cycle, status, body, now_ns))
 
 
-def _members(cycle: Cycle, status: int, body: bytes, now_s: float) -> dict[str, object]:
+def _members(cycle: Cycle, status: int, body: bytes, now_ns: int) -> dict[str, object]:
     found = _ID.search(body)
+    whole_ns = cycle.scope["state"].get("body_complete")
     return {
         "id": found[1].decode() if found else None,
         "method": cycle.scope["method"],
         "route": route(cycle.scope["path"]),
         "status": status,
-        "took_s": round(now_s - cycle.began_s, 3),
-        "body_s": round(cycle.whole_s - cycle.began_s, 3) if cycle.is_whole else None,
+        "took_s": round((now_ns - cycle.began_ns) / 1e9, 3),
+        "body_s": round((whole_ns - cycle.began_ns) / 1e9, 3) if whole_ns else None,
     }

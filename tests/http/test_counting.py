@@ -130,7 +130,7 @@ def counted(path: str, method: str, status: int, code: str | None = None) -> dic
     if code:
         state["code"] = code
     for _ in range(2):
-        counting.answered({"path": path, "method": method, "state": state}, status)
+        counting.answered({"path": path, "method": method, "state": state}, status, time.monotonic_ns())
     route = path if path in table.ROUTES else "other"
     first = table.REQUEST_SECONDS.first + table.REQUEST_SECONDS.series[(route,)]
     durations = door.meter.cells[first : first + table.REQUEST_SECONDS.width].tolist()
@@ -157,7 +157,7 @@ def test_requests_are_counted_by_route_method_status_and_code(request_: Any, lab
 def test_what_clients_invent_is_not_remembered() -> None:
     counting = Counting(WorkerMeter())
     for number in range(100):
-        counting.answered({"path": f"/{number}", "method": f"M{number}", "state": {}}, 404)
+        counting.answered({"path": f"/{number}", "method": f"M{number}", "state": {}}, 404, 0)
     assert not counting._places
 
 
