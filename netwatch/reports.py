@@ -237,7 +237,7 @@ class Lines:
             raise self._too_large()
         report = encode_report(raw, self._max_depth)
         head = f'{{"id":"{line_id or new_id(now_ns)}","receivedAt":"{self._times.text(now_ns)}","kind":"report"'
-        return self._finished(b'%b%b%b,"report":' % (head.encode(), self._server, address), report)
+        return self._finished(head.encode() + self._server + address + b',"report":', report)
 
     def browser_line(
         self, raw: bytes | msgspec.Raw, now_ns: int, line_id: str, address: bytes, kept: Container[str]

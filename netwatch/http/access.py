@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from falcon.asgi import Request, Response
 
 from netwatch.errors import Refused
+from netwatch.http.headers import header
 from netwatch.settings import Network
 
 PREFLIGHT_MAX_AGE_S: Final = 7200  # more is capped by Chromium
@@ -48,7 +49,7 @@ class Access:
 
     def admit(self, req: Request, resp: Response) -> Sender:
         """Who sends the request; raises :class:`Refused` if they may not. Puts the CORS headers on the answer."""
-        origin = req.get_header("origin")
+        origin = header(req, b"origin")
         if origin:
             self._admit_origin(origin, req, resp)
         return Sender(self._token(req) if self._digests else "", self._address(req), origin is not None)
@@ -100,7 +101,9 @@ class Access:
     def _address(self, req: Request) -> str:
         """The client's address: the peer's, or what the proxies that are trusted say of it, the nearest first."""
         client = req.scope.get("client")
-        address = _plain(str(client[0])) if client else ""
+        address: str = client[0] if client else ""
+        if ":" in address:
+            address = _plain(address)
         if not self._proxies or not self._is_trusted(address):
             return address
         for hop in reversed(_hops(req)):

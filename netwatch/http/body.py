@@ -17,6 +17,7 @@ from falcon.asgi import Request
 
 from netwatch.errors import Refused
 from netwatch.http import encoding
+from netwatch.http.headers import header
 from netwatch.http.turn import Turn
 
 JSON: Final = frozenset(("application/json", "text/plain"))
@@ -63,7 +64,7 @@ async def read(req: Request, size: int | None, max_body_bytes: int, take: Callab
     ``take`` is told of each further number of bytes, and may refuse. The server's protocol says in the ASGI state
     whether the last chunk came: without it, a body that was cut off would look like a whole one.
     """
-    content_encoding = encoding.taken(req.get_header("content-encoding"))
+    content_encoding = encoding.taken(header(req, b"content-encoding"))
     if size is None:
         chunks = bytearray()
         async for chunk in req.stream:

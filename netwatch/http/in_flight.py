@@ -29,13 +29,22 @@ class InFlight:
         self.bytes = 0
         self._open_bytes = limit_bytes - reserved_bytes
         self._clients: dict[str, int] = {}
+        self._cell = self._meter.place(table.IN_FLIGHT_BYTES)
 
     def take(self, client: str, size: int, *, is_page: bool) -> None:
         """Count ``size`` more bytes for ``client``, or raise :class:`Overloaded` at once."""
         if not size:  # or whoever waits with an empty body would halve the share of the others
             return
+        clients = self._clients
+        held = clients.get(client, 0)
+        if (self.bytes + size) * (len(clients) + 1) > self._open_bytes:  # else all of it is less than a share
+            self._demand_room(held, size, is_page=is_page)
+        self.bytes += size
+        clients[client] = held + size
+        self._meter.cells[self._cell] = self.bytes
+
+    def _demand_room(self, held: int, size: int, *, is_page: bool) -> None:
         limit = self.limit_bytes if is_page else self._open_bytes
-        held = self._clients.get(client, 0)
         holds_little = held + size <= self.limit_bytes // _LITTLE
         if self.bytes + size > limit + (self.limit_bytes // _ROOM if holds_little else 0):
             raise Overloaded("overloaded", f"More than {limit} bytes would be in flight.", retry_after_s=_RETRY_AFTER_S)
@@ -43,16 +52,14 @@ class InFlight:
             raise Overloaded(
                 "over_share", "This client has more than its share in flight.", retry_after_s=_RETRY_AFTER_S
             )
-        self.bytes += size
-        self._clients[client] = held + size
-        self._meter.set(table.IN_FLIGHT_BYTES, self.bytes)
 
     def give(self, client: str, size: int) -> None:
         """The answer is made: ``size`` bytes less."""
         if not size:  # who holds nothing is not counted
             return
         self.bytes -= size
-        self._meter.set(table.IN_FLIGHT_BYTES, self.bytes)
-        self._clients[client] -= size
-        if not self._clients[client]:
+        self._meter.cells[self._cell] = self.bytes
+        if left := self._clients[client] - size:
+            self._clients[client] = left
+        else:
             del self._clients[client]

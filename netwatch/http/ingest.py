@@ -6,6 +6,7 @@ A request is whole: all its valid reports are stored by one commit before it is 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from netwatch.errors import Overloaded, Refused, Rejected
 from netwatch.http import body
 from netwatch.http.access import Access, Sender, truncated
 from netwatch.http.body import Raws
+from netwatch.http.headers import header
 from netwatch.http.in_flight import InFlight
 from netwatch.http.turn import Turn
 from netwatch.metrics import table
@@ -52,10 +54,16 @@ class Storing(Protocol):
         """See :meth:`netwatch.queue.Link.store`; the result is an :class:`Ack` or None."""
 
 
-class _Made(NamedTuple):
-    """What a body's reports became: lines, and what is wrong with the first of the others, and how many those are."""
+@dataclasses.dataclass(slots=True)
+class _Made:
+    """What the ``count`` reports of a body became: lines, and what is wrong with the first of those that were rejected.
 
-    lines: list[bytes]
+    They are counted as received.
+    """
+
+    count: int
+    lines: bytes
+    lines_total: int
     errors: list[dict[str, Any]]
     rejected: int
 
@@ -82,6 +90,7 @@ class Door:
         limit = settings.worker_in_flight_bytes
         reserved = min(settings.page_reserve_bytes // settings.workers, limit - settings.max_body_bytes)
         self._in_flight = InFlight(limit, reserved, meter)
+        self._body_bytes_at = meter.place(table.BODY_BYTES)
 
     async def take(
         self, req: Request, sender: Sender, kinds: frozenset[str], make_line: MakeLine, key: Key | None
@@ -98,32 +107,33 @@ class Door:
             self._in_flight.take(client, count, is_page=sender.is_page)
             taken += count
 
-        take(size or 0)
+        if size:
+            take(size)
         try:
-            # the reports are nobody's but the one's who awaits their ack, and lets go of them before
-            return await self._store(await self._read(req, size, kind, take), make_line, key, self._address(sender))
+            data = await body.read(req, size, max_body_bytes, take)
+            self._meter.cells[self._body_bytes_at] += len(data)
+            address = self._address(sender)
+            made = self._make_one(data, kind, make_line, key, address)
+            if not made:
+                reports = await body.split(data, kind, self.settings.max_reports)
+                made = await self._make_lines(reports, make_line, key, address)
+                del reports
+            del data  # nothing of the request is kept while it waits: the link has it
+            return await self._store(made, key)
         finally:
             self._in_flight.give(client, taken)
 
-    async def _read(self, req: Request, size: int | None, kind: str, take: Callable[[int], None]) -> Raws:
-        data = await body.read(req, size, self.settings.max_body_bytes, take)
-        self._meter.add(table.BODY_BYTES, len(data))
-        return await body.split(data, kind, self.settings.max_reports)
-
-    async def _store(self, reports: Raws, make_line: MakeLine, key: Key | None, address: bytes) -> _Taken:
-        """Store what is valid, and count what becomes of each report: the terms, whose sum is what was received."""
-        count = len(reports)
+    async def _store(self, made: _Made, key: Key | None) -> _Taken:
+        """Store the lines, and count what becomes of each report: the terms, whose sum is what was received."""
         terms = self._meter.terms
-        terms.received(count)
-        lines_total = rejected = 0
+        count, lines_total, rejected = made.count, made.lines_total, made.rejected
+        if not lines_total:
+            terms.done(count, rejected=rejected)
+            return _Taken(None, 0, 0, made.errors, rejected)
+        first_id = made.lines[ID].decode()
         try:
-            lines, errors, rejected = await self._make_lines(reports, make_line, key, address)
-            if not lines:
-                terms.done(count, rejected=rejected)
-                return _Taken(None, 0, 0, errors, rejected)
-            first_id, lines_total = lines[0][ID].decode(), len(lines)
-            stored = self.link.store(b"".join(lines), key.digest if key else b"")
-            del reports, lines  # nothing of the request is kept twice while it waits: the link has it
+            stored = self.link.store(made.lines, key.digest if key else b"")
+            made.lines = b""
             ack: Ack | None = await stored
         except Overloaded as error:
             if error.may_be_stored:
@@ -131,15 +141,15 @@ class Door:
             else:
                 terms.done(count, rejected=rejected, shed=lines_total)
             raise
-        except Refused:  # a report with which the whole request falls
-            terms.done(count, rejected=count)
-            raise
         except BaseException:  # a fault of ours, or the end of a drain; what was handed over may be stored
-            terms.done(count, rejected=rejected, unknown=count - rejected)
+            terms.done(count, rejected=rejected, unknown=lines_total)
             raise
         accepted = ack.accepted if ack else lines_total
-        terms.done(count, stored=accepted, duplicate=lines_total - accepted, rejected=rejected)
-        return _Taken(ack.first_id if ack else first_id, lines_total, accepted, errors, rejected)
+        if accepted == count:
+            terms.stored(count)
+        else:
+            terms.done(count, stored=accepted, duplicate=lines_total - accepted, rejected=rejected)
+        return _Taken(ack.first_id if ack else first_id, lines_total, accepted, made.errors, rejected)
 
     def _address(self, sender: Sender) -> bytes:
         detail = self.settings.address
@@ -147,25 +157,43 @@ class Door:
             return b""
         return address_member(sender.address if detail == "full" else truncated(sender.address))
 
+    def _make_one(self, data: bytes, kind: str, make_line: MakeLine, key: Key | None, address: bytes) -> _Made | None:
+        """The line of a body that is one valid report, as most are; None for all others."""
+        if kind not in body.JSON or data[:1] != b"{":
+            return None
+        try:
+            line = make_line(data, time.time_ns(), key.id(0) if key else "", address)
+        except Rejected:
+            return None
+        self._meter.terms.received(1)
+        return _Made(1, line, 1, [], 0)
+
     async def _make_lines(self, reports: Raws, make_line: MakeLine, key: Key | None, address: bytes) -> _Made:
         lines: list[bytes] = []
         errors: list[dict[str, Any]] = []
-        rejected = 0
+        count = len(reports)
+        terms = self._meter.terms
+        terms.received(count)
         now_ns = time.time_ns()
         turn = Turn()
-        for index, report in enumerate(reports):
-            try:
-                lines.append(make_line(report, now_ns, key.id(index) if key else "", address))
-            except Rejected as error:
-                rejected += 1
-                self._meter.add(table.REJECTIONS, labels=(error.code,))
-                if len(errors) < MAX_ERRORS:
-                    errors.append(
-                        {"index": index, "code": error.code, "pointer": _short(error.pointer), "detail": error.detail}
-                    )
-            if turn.is_over:
-                await turn.give_way()
-        return _Made(lines, errors, rejected)
+        try:
+            for index, report in enumerate(reports):
+                try:
+                    lines.append(make_line(report, now_ns, key.id(index) if key else "", address))
+                except Rejected as error:
+                    self._meter.add(table.REJECTIONS, labels=(error.code,))
+                    if len(errors) < MAX_ERRORS:
+                        pointer = _short(error.pointer)
+                        errors.append({"index": index, "code": error.code, "pointer": pointer, "detail": error.detail})
+                if turn.is_over:
+                    await turn.give_way()
+        except Refused:  # a report with which the whole request falls
+            terms.done(count, rejected=count)
+            raise
+        except BaseException:  # a fault of ours, or the end of a drain
+            terms.done(count, unknown=count)
+            raise
+        return _Made(count, b"".join(lines), len(lines), errors, count - len(lines))
 
 
 class Reports:
@@ -243,10 +271,10 @@ def _short(pointer: str) -> str:
 
 def _key(req: Request, sender: Sender) -> Key | None:
     """The request's idempotency key, with or without quotes; raises :class:`Refused` for one that is none."""
-    header = req.get_header("idempotency-key")
-    if header is None:
+    given = header(req, b"idempotency-key")
+    if given is None:
         return None
-    match = _KEY.fullmatch(header.strip())
+    match = _KEY.fullmatch(given.strip())
     if not match:
         raise Refused("invalid_key", "Send an Idempotency-Key of 1 to 128 visible ASCII characters.")
     return Key(sender.token, match[1] or match[2])

@@ -51,6 +51,10 @@ class Meter:
     def __init__(self, cells: memoryview | None = None) -> None:
         self.cells = memoryview(bytearray(_SLOT_CELLS * _CELL_BYTES)).cast("q") if cells is None else cells
 
+    def place(self, metric: Metric, labels: Labels = ()) -> int:
+        """Which of the ``cells`` is the metric's, for who counts with every request."""
+        return metric.first + metric.series[labels]
+
     def add(self, metric: Metric, count: int = 1, labels: Labels = ()) -> None:
         """Count ``count`` more."""
         self.cells[metric.first + metric.series[labels]] += count
@@ -79,8 +83,16 @@ class Terms:
 
     def received(self, count: int) -> None:
         """A body was taken apart into ``count`` reports; they are in flight."""
-        self._values[0] += count
-        self._values[6] += count
+        values = self._values
+        values[0] += count
+        values[6] += count
+        self._keep()
+
+    def stored(self, count: int) -> None:
+        """A request of ``count`` reports is over, and each of them is stored, as most are."""
+        values = self._values
+        values[1] += count
+        values[6] -= count
         self._keep()
 
     def done(

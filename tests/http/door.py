@@ -10,7 +10,7 @@ from typing import Any
 
 import falcon.testing
 
-from netwatch.http.app import create_app
+from netwatch.http.app import App, create_app
 from netwatch.http.request_log import Refusals
 from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.queue import Stored
@@ -71,6 +71,17 @@ class FakeLink:
         return [json.loads(line)["report"] for lines in self.stored for line in lines.splitlines()]
 
 
+def _as_served(app: App) -> App:
+    """``app`` as our server calls it: Falcon's test client has the headers as what can be looked through only once."""
+
+    async def served(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if "headers" in scope:
+            scope["headers"] = [tuple(header) for header in scope["headers"]]
+        await app(scope, receive, send)
+
+    return served
+
+
 class Door:
     """The application over a fake link; `settings` are those that differ from the default."""
 
@@ -81,7 +92,7 @@ class Door:
         self.board = Board()
         self.meter = WorkerMeter()
         self.app = create_app(self.link, self.settings, self.board, self.meter, Refusals())
-        self._client = falcon.testing.TestClient(self.app)
+        self._client = falcon.testing.TestClient(_as_served(self.app))
 
     def request(self, method: str, path: str, **options: Any) -> falcon.testing.Result:
         options["extras"] = {"state": options.pop("state", {})}
