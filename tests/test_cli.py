@@ -199,3 +199,9 @@ def test_a_standard_stream_that_is_closed_leads_nowhere() -> None:
     )
     command = f'exec {sys.executable} -c "{script}" <&- >&- 2>&-'
     assert subprocess.run(["sh", "-c", command], timeout=20, check=False).returncode == 0
+
+
+def test_a_reload_that_finds_no_server_says_how_systemd_has_it(tmp_path: Path) -> None:
+    shown = run("reload", RUNTIME_DIRECTORY=str(tmp_path))
+    assert shown.returncode == 1
+    assert f"{tmp_path}: is it running? Under systemd: systemctl reload netwatch.\n" in shown.stderr
