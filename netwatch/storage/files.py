@@ -164,12 +164,8 @@ class Files:
             os.close(fd)
 
     def names(self, path: str) -> list[str]:
-        """The names in the directory, sorted."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
-        try:
-            return sorted(os.listdir(fd))
-        finally:
-            os.close(fd)
+        """The names of the files in the directory, sorted; links, pipes and directories are none."""
+        return sorted(entry.name for entry in self.entries(path) if entry.is_file(follow_symlinks=False))
 
     def free_bytes(self) -> int:
         """How much an unprivileged process may still write to this disk, in bytes."""
