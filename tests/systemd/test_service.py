@@ -273,3 +273,18 @@ def test_elsewhere_it_says_where_everybody_may_post(host: Machine) -> None:
     host.fail(f"curl --silent {URL}/livez")
     warnings = host.run("journalctl --unit netwatch --priority warning --output cat --grep everybody_may_post")
     assert json.loads(warnings)["address"] == "http://0.0.0.0:9090"
+
+
+def test_without_a_network_systemd_brings_the_connections_for_metrics_too(host: Machine) -> None:
+    host.run(
+        "/src/scripts/install --wheels /wheels --network-less;"
+        "echo 'admin_bind = \"127.0.0.1:8081\"' > /etc/netwatch/netwatch.toml;"
+        r"printf '[Socket]\nListenStream=127.0.0.1:8081\nFileDescriptorName=admin\nService=netwatch.service\n"
+        r"[Install]\nWantedBy=sockets.target\n' > /etc/systemd/system/netwatch-admin.socket;"
+        "systemctl stop netwatch.socket netwatch; systemctl enable --quiet --now netwatch-admin.socket netwatch"
+    )
+    for _ in range(2):
+        assert "netwatch_build_info" in host.run("curl --silent --fail http://127.0.0.1:8081/metrics")
+        host.fail(f"curl --silent --fail {URL}/metrics")
+        assert status_of(host) == "200"
+        host.run("systemctl restart netwatch")
