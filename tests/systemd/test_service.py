@@ -160,10 +160,16 @@ def test_restart_and_reload_under_load_fail_no_request(host: Machine, full_sweep
 
 def test_a_stop_under_load_drains_and_seals(host: Machine) -> None:
     with load(host, 3.0):
-        time.sleep(1.5)
+        host.wait_for(f"{CAT} | grep --quiet .")
         host.run("systemctl stop netwatch.socket netwatch")  # the socket too, or a client would start it again
     assert show(host, "ActiveState", "Result", "ExecMainStatus") == "inactive,success,0"
     assert host.run("ls /var/lib/netwatch/data/open") == ""
+
+
+def test_what_runs_in_one_machine_is_out_of_the_other_ones_reach(quiet: Machine, host: Machine) -> None:
+    host.run("systemctl stop netwatch.socket netwatch")
+    assert "control group" not in host.journal()
+    assert show(quiet, "ActiveState") == "active"
 
 
 def test_whatever_is_killed_comes_back_and_nothing_is_lost(host: Machine) -> None:
