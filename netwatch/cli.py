@@ -14,18 +14,42 @@ from netwatch.loadtest import command as loadtest
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command that ``arguments`` (by default the process's) ask for; the exit code."""
+    _open_closed_streams()
     args = _parser().parse_args(arguments)
     try:
         code: int = args.run(args)
+        sys.stdout.flush()
     except StartError as error:
         log.fatal(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # who reads what we print has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
+        return 1
+    except OSError as error:
+        if args.run is _serve:  # a fault of ours, and the traceback says where
+            raise
+        _discard_output()
+        log.fatal(StartError(f"It failed: {error}."))
         return 1
     return code
+
+
+def _open_closed_streams() -> None:
+    """Lead the standard streams that are closed nowhere: else the next file, a segment, gets the number of stderr."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free: fd
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+
+
+def _discard_output() -> None:
+    """What was printed and cannot be written must not be tried again at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

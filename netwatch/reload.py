@@ -99,7 +99,10 @@ def _find(base: str, pid: int | None) -> str:
         if pid in (None, owner) and _is_running(owner):  # what a killed one left is nobody's
             found[owner] = path
     if not found:
-        raise StartError(f"No server{f' {pid}' if pid else ''} of this user has its socket in {base}: is it running?")
+        raise StartError(
+            f"No server{f' {pid}' if pid else ''} of this user has its socket in {base}: is it running? "
+            "Under systemd: systemctl reload netwatch."
+        )
     if len(found) > 1:
         raise StartError(f"Several servers run here: choose one with --pid ({', '.join(map(str, found))}).", 2)
     return next(iter(found.values()))

@@ -312,10 +312,11 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
             admin = listen.listen(settings.admin_bind, "--admin-bind")
         if admin:
             stack.enter_context(admin)
+        address = listen.url(http, is_tls=settings.tls_certificate is not None)
         if "http" in passed:
-            log.info("socket_passed", address=listen.url(http, is_tls=settings.tls_certificate is not None))
+            log.info("socket_passed", address=address)
         if not (settings.tokens or ipaddress.ip_address(http.getsockname()[0]).is_loopback):
-            log.warning("everybody_may_post", bind=settings.bind, advice="set tokens, or listen on loopback only")
+            log.warning("everybody_may_post", address=address, advice="set tokens, or listen on loopback only")
         directory = stack.enter_context(listen.private_directory())
         queue = stack.enter_context(listen.open_unix(f"{directory}/queue.sock"))
         asking = stack.enter_context(listen.open_unix(f"{directory}/{SOCKET_NAME}"))

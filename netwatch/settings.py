@@ -461,7 +461,7 @@ def _from_file(path: Path | None) -> dict[str, object]:
         content = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise StartError(f"Cannot read the configuration {path}: {error.strerror}.", 2) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StartError(f"The configuration {path} is not valid TOML: {error}.", 2) from None
     for name in content:
         if name not in FIELDS:

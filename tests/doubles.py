@@ -262,8 +262,8 @@ class Disk:
     def stat(self, path: str, *, dir_fd: int) -> os.stat_result:
         return self._do("stat", path, lambda: os.stat(path, dir_fd=dir_fd))
 
-    def listdir(self, fd: int) -> list[str]:
-        return self._do("listdir", fd, lambda: os.listdir(fd))
+    def scandir(self, fd: int) -> Any:
+        return self._do("scandir", fd, lambda: os.scandir(fd))
 
     def fstatvfs(self, fd: int) -> os.statvfs_result:
         return self._do("fstatvfs", fd, lambda: os.fstatvfs(fd))

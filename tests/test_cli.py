@@ -160,3 +160,48 @@ def test_cat_that_cannot_write_is_no_traceback(tmp_path: Path) -> None:
         assert cat.stdout.read(7) == b'{"id":"'
         cat.stdout.close()
         assert (cat.wait(20), cat.stderr.read()) == (0, b"")
+
+
+@pytest.mark.parametrize("command", ["verify", "man", "check-config", "prune"])
+def test_what_cannot_be_printed_is_no_traceback(tmp_path: Path, command: str) -> None:
+    for name in ("open", "reports"):
+        (tmp_path / name).mkdir()
+    for number in range(1000):
+        (tmp_path / "reports" / f"{number:0200}").touch()  # for verify to complain about: more than a buffer
+    environ = {"NETWATCH_DATA_DIR": str(tmp_path), "NETWATCH_RETENTION_DAYS": "1"}
+    with Path("/dev/full").open("wb") as full:
+        shown = subprocess.run(
+            [sys.executable, "-m", "netwatch", command],
+            env=os.environ | environ,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=20,
+            check=False,
+        )
+    assert (shown.returncode, shown.stderr) == (1, b"netwatch: It failed: [Errno 28] No space left on device.\n")
+
+
+def test_a_verify_whose_reader_has_seen_enough_is_silent(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    for number in range(1000):
+        (tmp_path / "reports" / f"{number:0200}").touch()
+    command = f"{sys.executable} -m netwatch verify --data-dir {tmp_path} | head -n 1"
+    shown = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=20, check=False)
+    assert (shown.stdout[-11:], shown.stderr) == ("good lines\n", "")
+
+
+def test_a_standard_stream_that_is_closed_leads_nowhere() -> None:
+    """Else the log would be written into whichever file is opened next."""
+    script = (
+        "import os, subprocess, sys; from netwatch.cli import main; main(['check-config']); "
+        "sys.exit([os.readlink(f'/proc/self/fd/{fd}') for fd in range(3)] != 3 * [os.devnull]"
+        " or subprocess.call(['readlink', '/proc/self/fd/2'], stdout=subprocess.PIPE))"
+    )
+    command = f'exec {sys.executable} -c "{script}" <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", command], timeout=20, check=False).returncode == 0
+
+
+def test_a_reload_that_finds_no_server_says_how_systemd_has_it(tmp_path: Path) -> None:
+    shown = run("reload", RUNTIME_DIRECTORY=str(tmp_path))
+    assert shown.returncode == 1
+    assert f"{tmp_path}: is it running? Under systemd: systemctl reload netwatch.\n" in shown.stderr

@@ -141,10 +141,14 @@ def test_files_that_hold_nothing_newer_are_not_read(
 def test_a_broken_file_is_named_and_the_rest_is_printed(data: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     oldest = min(data.glob("reports/*/*"))
     oldest.write_bytes(oldest.read_bytes()[:-1])
+    pipe, directory = (oldest.with_name(oldest.name.replace("-000001", f"-00010{digit}")) for digit in "01")
+    os.mkfifo(pipe)
+    directory.mkdir()
     assert main(["cat", "--data-dir", str(data)]) == 1
     printed = capsysbinary.readouterr()
     assert len(printed.out.splitlines()) == 5
-    assert oldest.relative_to(data).as_posix() in printed.err.decode()
+    for path in (oldest, pipe, directory):
+        assert path.relative_to(data).as_posix() in printed.err.decode()
 
 
 @pytest.mark.parametrize(

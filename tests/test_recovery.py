@@ -232,7 +232,12 @@ def test_what_is_not_ours_is_left_alone(disk: Disk) -> None:
     for name in ("lost+found", "notes.txt", "0a1b2c3d-000001.jsonl.zst.open.bak"):
         (disk.root / "open" / name).touch()
     before = everything(disk.root)
+    segments = [disk.root / "open" / f"0a1b2c3d-00000{number}.jsonl.zst.open" for number in range(3)]
+    segments[0].mkdir()
+    os.mkfifo(segments[1])
+    segments[2].symlink_to("/dev/zero")
     assert recovery.find_leftovers(disk.files) == []
+    assert all(os.path.lexists(segment) for segment in segments)
     assert everything(disk.root) == before
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -197,11 +198,13 @@ def test_what_is_not_ours_is_foreign(data: Path, sealed: Path) -> None:
     shutil.copy(sealed, other_day)
     (data / "reports" / "README").write_text("not ours")
     (data / "reports" / "date=2026-11-22" / sealed.name.replace("-000001", "-000002")).mkdir()
+    os.mkfifo(sealed.with_name(sealed.name.replace("-000001", "-000003")))
     assert sorted((finding.path.rpartition("/")[2][:6], finding.kind.value) for finding in found(data)) == [
         ("README", "foreign"),
         ("copy.j", "foreign"),
         ("report", "foreign"),
         ("report", "good"),
+        ("report", "unreadable"),
         ("report", "unreadable"),
     ]
 
@@ -230,8 +233,22 @@ def test_the_command_names_what_is_wrong_and_ends_with_1(
     subprocess.run(["zstd", "-tq", str(tmp_path / "salvaged" / name)], check=True)
     assert main(arguments) == 1
     assert f"{wrong}  not salvaged: {name} stands there already\n" in capsys.readouterr().out
-    assert main([*arguments[:-1], str(data)]) == 2
-    assert "another directory" in capsys.readouterr().err
+    for inside in (data, data / "reports", data / "new"):
+        assert main([*arguments[:-1], str(inside)]) == 2
+        assert "another directory" in capsys.readouterr().err
+    assert not (data / "new").exists()
+
+
+def test_a_name_cannot_command_the_terminal(data: Path, sealed: Path) -> None:
+    for name in (b"red\x1b[31m\n", b"\xff"):
+        Path(os.fsdecode(os.fsencode(sealed.parent) + b"/" + name)).touch()
+    command = [sys.executable, "-m", "netwatch", "verify", "--data-dir", str(data)]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"}, stdout=subprocess.PIPE, check=False
+    )
+    for escaped in (rb"/red\x1b[31m\n: foreign", rb"/\udcff: foreign"):
+        assert escaped in done.stdout
+    assert len(done.stdout.splitlines()) == 3
 
 
 def test_only_what_may_hold_newer_lines_is_verified(

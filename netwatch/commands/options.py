@@ -86,6 +86,8 @@ def opened(data_dir: Path) -> Iterator[Files]:
     except FileNotFoundError as error:
         raise StartError(f"{data_dir} is no data directory: it has no {error.filename}.", 2) from None
     except OSError as error:
-        raise StartError(f"Cannot read {error.filename or 'a file'} in {data_dir}: {error.strerror}.") from None
+        if error.filename is None:  # what we print cannot be written
+            raise
+        raise StartError(f"Cannot read {error.filename} in {data_dir}: {error.strerror}.") from None
     finally:
         os.close(root)

@@ -79,7 +79,7 @@ class Server:
             with error:
                 if error.code == 503:
                     return error.code, error.read()
-            advice = " Give a token (--token-file)." if error.code == 401 else ""
+            advice = " Give a token, alone in a file (--token-file)." if error.code == 401 else ""
             raise StartError(f"{self._url}{path} answers {error.code} {error.reason}.{advice}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error

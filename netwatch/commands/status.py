@@ -1,6 +1,7 @@
 """`netwatch status` shows how a running server is: ready or why not, its rates, what it holds, its disk, its errors.
 
-It asks what everybody may ask, /readyz?verbose and /metrics, so it says the same as your monitoring; `--watch` goes on.
+It asks what everybody may ask, /readyz?verbose and /metrics, so it says the same as your monitoring; `--watch` goes on,
+through restarts too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from netwatch.errors import StartError
 
 if TYPE_CHECKING:
     from netwatch.commands.scrape import Look
@@ -39,12 +42,18 @@ def run(args: argparse.Namespace) -> int:
     before = server.look()
     while True:
         time.sleep(args.interval_s)
-        now = server.look()
-        text = "\n".join(_rows(args.server, before, now, is_coloured=is_coloured(sys.stdout)))
+        try:
+            now = server.look()
+        except StartError as error:
+            if not args.watch:
+                raise
+            text = str(error)
+        else:
+            text = "\n".join(_rows(args.server, before, now, is_coloured=is_coloured(sys.stdout)))
+            before = now
         print(f"\x1b[H\x1b[2J{text}" if args.watch and is_terminal else text, flush=True)
         if not args.watch:
-            return 0 if now.is_ready else 1
-        before = now
+            return 0 if before.is_ready else 1
 
 
 def _rows(server: str, before: Look, now: Look, *, is_coloured: bool) -> Iterator[str]:

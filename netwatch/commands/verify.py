@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
             lines_total += finding.lines
             if finding.kind is not verification.Kind.GOOD:
                 progress.clear()
-                print(f"{path}: {finding.kind.value}: {finding.detail}; {finding.lines} good lines")
+                name = path if path.isprintable() else ascii(path)[1:-1]  # who put it there may have chosen any
+                print(f"{name}: {finding.kind.value}: {finding.detail}; {finding.lines} good lines")
                 if target and finding.lines:
                     print(f"  {_salvaged(files, path, target)}", flush=True)
         progress.clear()
@@ -85,8 +86,8 @@ def _directory(path: Path | None, data_dir: Path) -> Iterator[Files | None]:
     if path is None:
         yield None
         return
-    if path.resolve() == data_dir.resolve():
-        raise StartError("Salvage to another directory than the data directory: what stands there is never changed.", 2)
+    if path.resolve().is_relative_to(data_dir.resolve()):
+        raise StartError("Salvage to another directory, outside of this one: what stands in it is never changed.", 2)
     try:
         root = open_data_directory(path)
     except OSError as error:

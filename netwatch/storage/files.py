@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,8 +62,12 @@ class Files:
         return fd
 
     def open_for_reading(self, path: str) -> int:
-        """An existing file, to read."""
-        return os.open(path, os.O_RDONLY, dir_fd=self._root)
+        """An existing file, to read. What is none, a pipe say, raises OSError, and is not waited for."""
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=self._root)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return fd
 
     def is_linked(self, fd: int) -> bool:
         """Whether the file still has a name; what is written to one that was deleted is gone when it is closed."""
@@ -159,12 +164,8 @@ class Files:
             os.close(fd)
 
     def names(self, path: str) -> list[str]:
-        """The names in the directory, sorted."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
-        try:
-            return sorted(os.listdir(fd))
-        finally:
-            os.close(fd)
+        """The names of the files in the directory, sorted; links, pipes and directories are none."""
+        return sorted(entry.name for entry in self.entries(path) if entry.is_file(follow_symlinks=False))
 
     def free_bytes(self) -> int:
         """How much an unprivileged process may still write to this disk, in bytes."""

@@ -181,6 +181,9 @@ class Reader:
             fd = self._files.open_for_reading(path)
         except FileNotFoundError:  # pruned since it was listed
             return
+        except OSError as error:
+            self._warn(f"{path} cannot be read: {error.strerror}")
+            return
         try:
             frame = FrameReader(fd)
             yield from frame.lines()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +26,8 @@ ROOT: Final = Path(__file__).parents[2]
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "netwatch"
 PACKAGES: Final = "systemd,systemd-sysv,python3,zstd,jq,curl,procps"
 PYTHONS: Final = {"bookworm": "3.11", "trixie": "3.13"}
+HIERARCHIES: Final = tuple(Path("/sys/fs/cgroup", name) for name in ("unified", "", "systemd"))
+"""Where cgroups stand: version 2's on a host of the mixed layout, and on any other; systemd's own in the former."""
 MIB: Final = 1024 * 1024
 BOOT_S: Final = 30.0
 RUN_S: Final = 60.0
@@ -159,6 +163,7 @@ class Machine:
         self._binds = binds
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self._cgroups: list[Path] = []
         for name in ("upper", "work", "root"):
             (directory / name).mkdir(parents=True)
         lower = ":".join(str(layer) for layer in reversed(self.layers))
@@ -168,7 +173,8 @@ class Machine:
     def boot(self) -> Machine:
         """Boot it; returns when its systemd has started what it starts."""
         log = (self._directory / "console.log").open("ab")
-        command = ["systemd-nspawn", "--quiet", "--directory", str(self.root), "--register=no", "--keep-unit"]
+        command = ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self._make_cgroup() / "cgroup.procs")]
+        command += ["systemd-nspawn", "--quiet", "--directory", str(self.root), "--register=no", "--keep-unit"]
         command += ["--private-network", "--hostname=host1", "--console=pipe", *self._binds, "--boot"]
         environ = {**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
         self._nspawn = subprocess.Popen(
@@ -186,6 +192,14 @@ class Machine:
         console = (self._directory / "console.log").read_text(errors="replace")[-1500:]
         self.cut_off()
         raise CannotBoot(f"systemd in a container does not come up here ({state or 'no answer'}): {console}")
+
+    def _make_cgroup(self) -> Path:
+        """One for each boot, or the services of two machines would share theirs, and neither could end them."""
+        ours = re.findall(r"^0::/?(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)[0]
+        self._cgroups.append(Path(ours, f"netwatch-test-{uuid.uuid4()}"))
+        cgroup = next(path for path in HIERARCHIES if path.is_dir()) / self._cgroups[-1]
+        cgroup.mkdir()
+        return cgroup
 
     def _find_leader(self) -> bool:
         """Its process 1, as this host sees it."""
@@ -277,6 +291,16 @@ class Machine:
         self.cut_off()
         for _ in range(50):
             if subprocess.run(["umount", str(self.root)], capture_output=True, check=False).returncode == 0:
-                return
+                break
             time.sleep(0.1)
-        subprocess.run(["umount", "--lazy", str(self.root)], check=False)
+        else:
+            subprocess.run(["umount", "--lazy", str(self.root)], check=False)
+        wait_until(self._have_cgroups_gone, 30)
+
+    def _have_cgroups_gone(self) -> bool:
+        """Remove them: none can go before its last process was reaped."""
+        tops = [root / cgroup for root in HIERARCHIES for cgroup in self._cgroups]
+        for directory in (path for top in tops for path, _, _ in os.walk(top, topdown=False)):
+            with suppress(OSError):
+                os.rmdir(directory)
+        return not any(top.exists() for top in tops)

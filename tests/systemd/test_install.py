@@ -94,8 +94,12 @@ def test_a_version_that_does_not_start_gives_way_to_the_old_one(
     add_version(other_wheels, "99.0", tmp_path / "source", broken=True)
     host = make_machine(installed, more_binds=(f"--bind-ro={other_wheels}:/other",)).boot()
     wait_until_it_serves(host)
-    assert "the old one is back" in host.fail("/src/scripts/install --wheels /other")
+    host.run("mkdir /tmp/newer; cp -r /src/scripts /src/systemd /tmp/newer")
+    host.run("sed -i 's/ serve / serve --new-setting /' /tmp/newer/systemd/netwatch.service")
+    assert "the old one is back" in host.fail("/tmp/newer/scripts/install --wheels /other --network-less")
     assert status_of(host) == "200"
+    host.run("cmp /src/systemd/netwatch.service /usr/local/lib/systemd/system/netwatch.service")
+    assert show(host, "PrivateNetwork") == "no"
     assert host.run("netwatch --version").strip() == f"netwatch {__version__}"
     assert len(host.run("ls /opt/netwatch/releases").split()) == 1
 
@@ -131,7 +135,7 @@ def test_what_it_needs_it_names(make_machine: Boot) -> None:
     bare = make_machine().boot()
     assert "install Debian's package python3-venv, or give --wheels" in bare.fail("/src/scripts/install")
     assert "run it as root" in bare.fail("setpriv --reuid 65534 --clear-groups /src/scripts/install")
-    assert "usage:" in bare.fail("/src/scripts/install --wheels /nowhere")
+    assert "no directory '/nowhere' of wheels\nusage:" in bare.fail("/src/scripts/install --wheels /nowhere")
     assert "usage:" in bare.fail("/src/scripts/install --quick")
     assert "lacks pip itself" in bare.fail("/src/scripts/install --wheels /src/systemd")
     assert "Python" in bare.fail("PYTHON=/bin/false /src/scripts/install --wheels /wheels")

@@ -18,6 +18,7 @@ from tests.systemd.machine import ROOT, Machine, wait_until
 
 pytestmark = pytest.mark.timeout(300)  # the first one makes Debian and the wheels, once
 
+README = (ROOT / "README.rst").read_text("utf-8")
 URL = "http://127.0.0.1:8080"
 POST = (
     "curl --silent --show-error --max-time 20 --output /dev/null --write-out '%{http_code}\n' "
@@ -159,10 +160,16 @@ def test_restart_and_reload_under_load_fail_no_request(host: Machine, full_sweep
 
 def test_a_stop_under_load_drains_and_seals(host: Machine) -> None:
     with load(host, 3.0):
-        time.sleep(1.5)
+        host.wait_for(f"{CAT} | grep --quiet .")
         host.run("systemctl stop netwatch.socket netwatch")  # the socket too, or a client would start it again
     assert show(host, "ActiveState", "Result", "ExecMainStatus") == "inactive,success,0"
     assert host.run("ls /var/lib/netwatch/data/open") == ""
+
+
+def test_what_runs_in_one_machine_is_out_of_the_other_ones_reach(quiet: Machine, host: Machine) -> None:
+    host.run("systemctl stop netwatch.socket netwatch")
+    assert "control group" not in host.journal()
+    assert show(quiet, "ActiveState") == "active"
 
 
 def test_whatever_is_killed_comes_back_and_nothing_is_lost(host: Machine) -> None:
@@ -240,3 +247,50 @@ def test_without_the_disk_of_its_own_it_does_not_start(host: Machine) -> None:
     host.run(f"printf '{disk}' > /etc/systemd/system/var-lib-netwatch.mount; systemctl daemon-reload")
     assert "Dependency failed" in host.try_("systemctl start netwatch; journalctl --no-pager --unit netwatch")
     assert host.run("ls /var/lib/netwatch") == "", "the root must not fill with what belongs on that disk"
+
+
+def test_what_the_manual_asks_the_log_and_the_metrics_is_answered_as_it_shows(host: Machine) -> None:
+    for body, kind in (("{}", "application/json"), ("x", "application/json"), ("x", "text/html")):
+        host.run(f"curl --silent --header 'Content-Type: {kind}' --data {body} {URL}/api/v1/reports")
+    assert status_of(host) == "200"
+    host.run("systemctl kill --signal USR1 --kill-whom main netwatch")
+    host.wait_for("ls /var/lib/netwatch/data/reports/*/*.zst")
+    (section,) = re.findall(r"\nLogs\n-.*?\nTry to break it\n", README, re.DOTALL)
+    shown = re.findall(r"^    \$ (.*(?:\n      .*)*)((?:\n    [^$].*)*)", section, re.MULTILINE)
+    assert len(shown) == 12
+    for command, answer in shown:
+        said = host.run(f"set -o pipefail; cd /var/lib/netwatch; {command}")
+        assert lines_of(said) >= lines_of(answer), command
+        assert answer or not said or "-p warning" in command, command
+
+
+def lines_of(text: str) -> set[str]:
+    """The lines without what differs from host to host and from time to time."""
+    return {re.sub(r"[0-9]+", "0", re.sub(r"-[0-9a-f]{8}-", "-0-", line)).strip() for line in text.splitlines()} - {""}
+
+
+def test_elsewhere_it_says_where_everybody_may_post(host: Machine) -> None:
+    host.run(
+        "mkdir /etc/systemd/system/netwatch.socket.d; cd /etc/systemd/system/netwatch.socket.d;"
+        r"printf '[Socket]\nListenStream=\nListenStream=0.0.0.0:9090\n' > override.conf;"
+        "systemctl daemon-reload; systemctl restart netwatch.socket netwatch"
+    )
+    assert host.run("curl --silent --fail http://127.0.0.1:9090/livez")
+    host.fail(f"curl --silent {URL}/livez")
+    warnings = host.run("journalctl --unit netwatch --priority warning --output cat --grep everybody_may_post")
+    assert json.loads(warnings)["address"] == "http://0.0.0.0:9090"
+
+
+def test_without_a_network_systemd_brings_the_connections_for_metrics_too(host: Machine) -> None:
+    host.run(
+        "/src/scripts/install --wheels /wheels --network-less;"
+        "echo 'admin_bind = \"127.0.0.1:8081\"' > /etc/netwatch/netwatch.toml;"
+        r"printf '[Socket]\nListenStream=127.0.0.1:8081\nFileDescriptorName=admin\nService=netwatch.service\n"
+        r"[Install]\nWantedBy=sockets.target\n' > /etc/systemd/system/netwatch-admin.socket;"
+        "systemctl stop netwatch.socket netwatch; systemctl enable --quiet --now netwatch-admin.socket netwatch"
+    )
+    for _ in range(2):
+        assert "netwatch_build_info" in host.run("curl --silent --fail http://127.0.0.1:8081/metrics")
+        host.fail(f"curl --silent --fail {URL}/metrics")
+        assert status_of(host) == "200"
+        host.run("systemctl restart netwatch")
