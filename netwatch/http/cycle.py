@@ -55,6 +55,7 @@ class Cycle:
         "_connection",
         "_expects_continue",
         "_has_news",
+        "_is_begun",
         "_pieces",
         "_size",
         "_start",
@@ -82,6 +83,7 @@ class Cycle:
         self.task: asyncio.Task[None] | None = None
         self._connection = connection
         self._expects_continue = expects_continue
+        self._is_begun = False
         self._has_news = expects_continue  # that there is a request, so that it may be refused before its body is sent
         self._waiter: asyncio.Future[None] | None = None
         self._pieces: list[bytes] = []
@@ -127,7 +129,7 @@ class Cycle:
             self._waiter.set_result(None)
 
     async def receive(self) -> dict[str, Any]:
-        """ASGI's ``receive``."""
+        """ASGI's ``receive``. A body that is there whole at the first call is also ``body`` in the request's state."""
         if not self._has_news and not self.is_disconnected and not self.is_answered:
             if self._expects_continue:
                 self._expects_continue = False
@@ -138,8 +140,12 @@ class Cycle:
         self._has_news = False
         if self.is_disconnected or self.is_answered:
             return _DISCONNECT
-        pieces, self._pieces, self._size = self._pieces, [], 0
-        return {"type": "http.request", "body": b"".join(pieces), "more_body": not self.is_whole}
+        body = b"".join(self._pieces)
+        self._pieces, self._size = [], 0
+        if self.is_whole and not self._is_begun:
+            self.scope["state"]["body"] = body
+        self._is_begun = True
+        return {"type": "http.request", "body": body, "more_body": not self.is_whole}
 
     async def send(self, message: dict[str, Any]) -> None:
         """ASGI's ``send``, for an answer with its body in one message."""
