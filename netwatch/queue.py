@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, cast
 
 from netwatch.errors import Overloaded
-from netwatch.reports import is_whole
+from netwatch.reports import LINE_END, is_whole
 
 STORED: Final = "stored"
 _OUTCOMES: Final = (STORED, "disk_full", "disk_error", "recovering", "unknown")
@@ -46,7 +46,6 @@ _COUNT: Final = struct.Struct("<I")
 _KEYED: Final = struct.Struct("<16sII")
 _RESULT: Final = struct.Struct("<I36s")
 _LINE_START: Final = b'{"id":"'
-_LINE_END: Final = b'"}\n'
 _ASCII_BYTES: Final = 86
 """A line begins with so many bytes that are ASCII whatever was reported."""
 _RESEND: Final = 1
@@ -284,7 +283,7 @@ def _holds_lines(batch: Batch) -> bool:
         if rest or not lines or not all(map(is_whole, lines)):
             return False
     head = batch.lines[:_ASCII_BYTES]
-    return head.startswith(_LINE_START) and head.isascii() and batch.lines.endswith(_LINE_END)
+    return head.startswith(_LINE_START) and head.isascii() and batch.lines.endswith(LINE_END)
 
 
 class _Connection:

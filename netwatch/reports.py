@@ -6,6 +6,7 @@ comes in, a line is strict JSON in strict UTF-8, without duplicate members, deep
 
 from __future__ import annotations
 
+import functools
 import gc
 import hashlib
 import math
@@ -13,6 +14,7 @@ import random
 import re
 import time
 import zlib
+from binascii import hexlify
 from collections.abc import Container
 from typing import Annotated, Any, Final
 
@@ -22,6 +24,9 @@ from netwatch.errors import Rejected
 
 ID: Final = slice(7, 43)
 """Where a line's id stands."""
+
+LINE_END: Final = b'"}\n'
+"""Stands at the end of a line and nowhere else. Python counts it four times as fast as the line feed alone."""
 
 _LINE_START: Final = b'{"id":"'
 _CRC_BYTES: Final = len(b',"crc":"01234567"}')
@@ -231,6 +236,9 @@ class Lines:
         self._max_report_bytes = max_report_bytes
         self._max_depth = max_depth
         self._times = _Times()
+        self._now_ns = -1
+        self._after_id = b""
+        """What follows a line's id at that time: the same for all reports of a request."""
 
     def line(self, raw: bytes | msgspec.Raw, now_ns: int, line_id: str = "", address: bytes = b"") -> bytes:
         """The report ``raw``, received at ``now_ns`` (ns since the epoch), as a line. Raises :class:`Rejected`.
@@ -240,8 +248,11 @@ class Lines:
         if len(raw) > _WIDEST * self._max_report_bytes:  # before it is decoded: that costs many times its size
             raise self._too_large()
         report = encode_report(raw, self._max_depth)
-        head = f'{{"id":"{line_id or new_id(now_ns)}","receivedAt":"{self._times.text(now_ns)}","kind":"report"'
-        return self._finished(head.encode() + self._server + address + b',"report":', report)
+        if now_ns != self._now_ns:
+            self._now_ns = now_ns
+            self._after_id = f'","receivedAt":"{self._times.text(now_ns)}","kind":"report"'.encode() + self._server
+        start = b'{"id":"%b%b%b,"report":' % ((line_id or new_id(now_ns)).encode(), self._after_id, address)
+        return self._finished(start, report)
 
     def browser_line(
         self, raw: bytes | msgspec.Raw, now_ns: int, line_id: str, address: bytes, kept: Container[str]
@@ -262,7 +273,8 @@ class Lines:
     def _finished(self, head: bytes, report: bytes) -> bytes:
         if len(head) + len(report) + _CRC_BYTES > self._max_report_bytes:
             raise self._too_large()
-        return b'%b%b,"crc":"%08x"}\n' % (head, report, zlib.crc32(report, zlib.crc32(head)))
+        checksum = zlib.crc32(report, zlib.crc32(head)).to_bytes(4, "big")
+        return b"".join((head, report, b',"crc":"', hexlify(checksum), b'"}\n'))
 
     def _too_large(self) -> Rejected:
         return Rejected("report_too_large", f"Send reports of at most {self._max_report_bytes} bytes as a line.")
@@ -291,10 +303,14 @@ class _Times:
 
 def new_id(now_ns: int) -> str:
     """A UUID of version 7 (RFC 9562): the time in ms, then random bits."""
-    now_ms = now_ns // 1_000_000
     bits = random.getrandbits  # not a secret: an id only has to be unique
-    parts = (now_ms >> 16 & 0xFFFFFFFF, now_ms & 0xFFFF, bits(12), 0x8000 | bits(14), bits(48))
-    return "%08x-%04x-7%03x-%04x-%012x" % parts  # noqa: UP031 - an f-string takes half as much again
+    parts = (_time_of_id(now_ns // 1_000_000), bits(12), 0x8000 | bits(14), bits(48))
+    return "%s-7%03x-%04x-%012x" % parts  # noqa: UP031 - an f-string takes half as much again
+
+
+@functools.lru_cache(maxsize=1)
+def _time_of_id(now_ms: int) -> str:
+    return f"{now_ms >> 16 & 0xFFFFFFFF:08x}-{now_ms & 0xFFFF:04x}"
 
 
 class Key:

@@ -99,7 +99,7 @@ async def split(body: bytes, kind: str, max_reports: int) -> Raws:
     if start[:1] == b"{":
         return await _concatenated(body, max_reports)
     try:
-        if body.count(b",") >= max_reports:
+        if len(body) > 2 * max_reports and body.count(b",") >= max_reports:
             _demand_at_most(max_reports, body)
         return _decode_array(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -155,8 +155,9 @@ def _too_large(max_body_bytes: int) -> Refused:
 
 
 def _split_lines(body: bytes, max_reports: int) -> list[bytes]:
-    if body.count(b"\n") < max_reports:
-        lines = [line for line in body.split(b"\n") if line and not (line.isspace() and not line.strip(_WHITE))]
+    lines = body.split(b"\n", max_reports)
+    if len(lines) <= max_reports:
+        lines = [line for line in lines if line and not (line.isspace() and not line.strip(_WHITE))]
     else:
         lines = [match[0] for match in itertools.islice(_LINES.finditer(body), max_reports + 1)]
         if len(lines) > max_reports:
