@@ -24,6 +24,8 @@ MIB: Final = 1024 * KIB
 _DATA_DIR: Final = Path("data")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _SIZE: Final = re.compile(r"([0-9]+)\s*(B|KIB|MIB|GIB|K|M|G)?\Z", re.IGNORECASE)
+_OTHER_VARIABLES: Final = frozenset({"NETWATCH_CONFIG", "NETWATCH_BUCKET", "NETWATCH_ENDPOINT", "NETWATCH_REGION"})
+"""Those that are no settings of a server, but of what may share its environment."""
 _SIZE_UNITS: Final = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": 1024 * MIB}
 
 
@@ -385,7 +387,7 @@ def trace(
         take(name, value, str(config), f"{name} in {config}")
     for key, value in environ.items():
         name = key.removeprefix("NETWATCH_").lower()
-        if key.startswith("NETWATCH_") and key != "NETWATCH_CONFIG":
+        if key.startswith("NETWATCH_") and key not in _OTHER_VARIABLES:
             if name not in FIELDS or key != variable(name):
                 raise StartError(f"The environment has {key}, but there is no such setting: unset it.", 2)
             take(name, value, key, key)

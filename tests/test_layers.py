@@ -16,7 +16,7 @@ ROWS = [
     ["netwatch.__main__", "netwatch.cli"],
     ["netwatch.server", "netwatch.probe", "netwatch.reload", "netwatch.configuration"],
     ["netwatch.commands.*", "netwatch.loadtest.*", "netwatch.bench.*"],
-    ["netwatch.measurement"],
+    ["netwatch.measurement", "netwatch.bucket"],
     ["netwatch.generations"],
     ["netwatch.child", "netwatch.listen", "netwatch.notify"],
     ["netwatch.http.worker"],
@@ -55,6 +55,7 @@ PLACES = {
     "zstandard": ["netwatch.storage.*", "netwatch.http.encoding"],
     "multiprocessing": ["netwatch.server", "netwatch.child"],
     "httpx": ["netwatch.probe", "netwatch.measurement"],
+    "obstore": ["netwatch.bucket", "netwatch.ship.*", "netwatch.query.*"],
 }
 ANYTHING_OUTSIDE = ["netwatch.loadtest.*", "netwatch.bench.*"]
 
