@@ -64,6 +64,10 @@ class Files:
         """An existing file, to read."""
         return os.open(path, os.O_RDONLY, dir_fd=self._root)
 
+    def descriptor_path(self, path: str) -> str:
+        """An absolute path for programs in this process that open files themselves, as long as the root is open."""
+        return f"/proc/self/fd/{self._root}/{path}"
+
     def is_linked(self, fd: int) -> bool:
         """Whether the file still has a name; what is written to one that was deleted is gone when it is closed."""
         return os.fstat(fd).st_nlink > 0
