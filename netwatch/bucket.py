@@ -28,6 +28,11 @@ _STATUS: Final = re.compile(r"status code: ([0-9]{3} [A-Za-z -]+)")
 _S3_CODE: Final = re.compile(r"<Code>([^<]*)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
 _TIMED_OUT: Final = re.compile(r"\bTimedOut\b|kind: Timeout\b")
 _OS_MESSAGE: Final = re.compile(r'message: "([^"]+)"')
+_INSTANCE_ROLE: Final = "/latest/api/token"
+"""What obstore asks for when nobody has given it keys."""
+
+KINDS: Final = ("denied", "no_bucket", "missing", "refused", "busy", "failed", "timeout", "unreachable")
+"""What can be wrong with a request: see :func:`kind`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,6 +129,8 @@ def chosen(args: argparse.Namespace) -> Bucket:
 def reason(error: Exception) -> str:
     """What went wrong, from one of obstore's errors, in a few words without a URL or a dump."""
     text = str(error)
+    if _INSTANCE_ROLE in text:
+        return "no keys: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     status, code = _STATUS.search(text), _S3_CODE.search(text)
     if status and code:
         return f"{status[1].strip()}, {code[1]}{': ' * bool(code[2])}{(code[2] or '').rstrip('.')}"
@@ -134,6 +141,25 @@ def reason(error: Exception) -> str:
     if message := _OS_MESSAGE.search(text):
         return message[1].lower()
     return text.partition("\n")[0].rpartition(" - ")[2]
+
+
+def kind(error: Exception) -> str:
+    """Which of :data:`KINDS` one of obstore's errors is.
+
+    ``denied``: wrong keys, or no right to do it; ``missing``: no such object; ``refused``: a fault of ours, or a bit
+    that flipped on the way; ``busy``: asked to come later; ``failed``: a fault of the store.
+    """
+    text = str(error)
+    if _INSTANCE_ROLE in text:
+        return "denied"
+    status, code = _STATUS.search(text), _S3_CODE.search(text)
+    if status is None:
+        return "timeout" if _TIMED_OUT.search(text) else "unreachable"
+    if code and code[1] == "NoSuchBucket":
+        return "no_bucket"
+    number = int(status[1][:3])
+    known = {401: "denied", 403: "denied", 404: "missing", 408: "timeout", 429: "busy", 503: "busy"}
+    return known.get(number, "failed" if number >= 500 else "refused")
 
 
 def _demand_endpoint(endpoint: str) -> None:

@@ -10,6 +10,7 @@ from netwatch import __version__, configuration, log, probe, reload
 from netwatch.commands import cat, man, prune, query, status, tail, verify
 from netwatch.errors import StartError
 from netwatch.loadtest import command as loadtest
+from netwatch.ship import command as ship
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     prune.add_arguments(pruned)
     pruned.set_defaults(run=prune.run)
+
+    shipped = commands.add_parser("ship", help="put the sealed files into a bucket", description=ship.__doc__)
+    ship.add_arguments(shipped)
+    shipped.set_defaults(run=ship.run)
 
     again = commands.add_parser("reload", help="have the running server use its changed settings")
     reload.add_arguments(again)

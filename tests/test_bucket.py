@@ -103,21 +103,39 @@ def test_who_does_not_answer_is_said_in_few_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "kind", "said"),
     [
         (
             "404 Not Found: <?xml…?>\n<Error><Code>NoSuchBucket</Code><Message>There is none.</Message></Error>",
+            "no_bucket",
             "404 Not Found, NoSuchBucket: There is none",
         ),
-        ("403 Forbidden: \n\nDebug source:\n…", "403 Forbidden"),
+        ("403 Forbidden: \n\nDebug source:\n…", "denied", "403 Forbidden"),
+        ("404 Not Found: ", "missing", "404 Not Found"),
+        ("400 Bad Request: <Error><Code>BadDigest</Code></Error>", "refused", "400 Bad Request, BadDigest"),
+        ("503 Service Unavailable: <Error><Code>SlowDown</Code></Error>", "busy", "503 Service Unavailable, SlowDown"),
+        ("500 Internal Server Error: ", "failed", "500 Internal Server Error"),
     ],
 )
-def test_the_reason_is_short(answer: str, said: str) -> None:
-    text = f"Generic S3 error: Error performing PUT http://… in 3ms - Server returned non-2xx status code: {answer}"
-    assert bucket.reason(Exception(text)) == said
+def test_an_answer_has_a_kind_and_few_words(answer: str, kind: str, said: str) -> None:
+    error = Exception(
+        f"Generic S3 error: Error performing PUT http://… in 3ms - Server returned non-2xx status code: {answer}"
+    )
+    assert (bucket.kind(error), bucket.reason(error)) == (kind, said)
+    assert kind in bucket.KINDS
 
 
-def test_so_is_one_without_an_answer() -> None:
-    text = "Generic S3 error: … in 5s - HTTP error: request or response body error\n\nkind: Timeout"
-    assert bucket.reason(Exception(text)) == "no answer in time"
-    assert bucket.reason(Exception("Something new")) == "Something new"
+def test_so_has_one_that_never_came() -> None:
+    late = Exception("Generic S3 error: … in 5s - HTTP error: request or response body error\n\nkind: Timeout")
+    assert (bucket.kind(late), bucket.reason(late)) == ("timeout", "no answer in time")
+    new = Exception("Something new")
+    assert (bucket.kind(new), bucket.reason(new)) == ("unreachable", "Something new")
+
+
+def test_without_keys_the_advice_is_to_give_some() -> None:
+    """obstore asks for the role of the instance then, at an address of the link, which a host elsewhere has not."""
+    error = Exception(
+        "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 1s - HTTP error"
+    )
+    assert bucket.kind(error) == "denied"
+    assert "AWS_ACCESS_KEY_ID" in bucket.reason(error)

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "netwatch"
 ROWS = [
     ["netwatch.__main__", "netwatch.cli"],
     ["netwatch.server", "netwatch.probe", "netwatch.reload", "netwatch.configuration"],
+    ["netwatch.ship.*"],
     ["netwatch.commands.*", "netwatch.loadtest.*", "netwatch.bench.*", "netwatch.query.*"],
     ["netwatch.measurement", "netwatch.bucket"],
     ["netwatch.generations"],
