@@ -79,7 +79,7 @@ class Engine:
 
     def find_repeated(self) -> None:
         """Read all files once for the reports that are there more than once, of which the views show the first."""
-        with self._explained():
+        with self._explained(is_only_reading=True):
             self._connection.execute(questions.statements("repeated"))
 
     @contextlib.contextmanager
@@ -98,7 +98,7 @@ class Engine:
             answer.write_parquet(path, compression="zstd")
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, *, is_only_reading: bool = False) -> Iterator[None]:
         try:
             yield
         except self._duckdb.OutOfMemoryException:
@@ -114,8 +114,10 @@ class Engine:
                 raise StartError(
                     "A stored line is longer than --max-line-bytes: give what the server has as max_report_bytes."
                 ) from None
-            if ("Malformed JSON" in text and 'Input: "{' in text) or "ZSTD" in text:
-                raise StartError(f"A file is broken, netwatch verify says which: {text[:200]}") from None
+            if is_only_reading or ("Malformed JSON" in text and 'Input: "{' in text):
+                raise StartError(
+                    f"A file is broken, netwatch verify says which: {text.partition(chr(10))[0]}"
+                ) from None
             raise StartError(text) from None
 
 
