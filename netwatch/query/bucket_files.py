@@ -15,6 +15,8 @@ import obstore
 from fsspec import AbstractFileSystem
 from obstore.store import S3Store
 
+from netwatch import bucket
+
 PROTOCOL: Final = "netwatch"
 
 
@@ -42,7 +44,11 @@ class BucketFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec ships no 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> _Whole:
         if mode != "rb":
             raise OSError(f"{PROTOCOL}:// is only to read")
-        return _Whole(obstore.get(self._store, self._strip_protocol(path)).bytes())
+        key = self._strip_protocol(path)
+        try:
+            return _Whole(obstore.get(self._store, key).bytes())
+        except Exception as error:  # obstore's have no common base
+            raise OSError(f"Cannot read {key} in the bucket: {bucket.reason(error)}.") from None
 
 
 class _Whole(io.BytesIO):

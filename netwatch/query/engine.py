@@ -114,6 +114,8 @@ class Engine:
                 raise StartError(
                     "A stored line is longer than --max-line-bytes: give what the server has as max_report_bytes."
                 ) from None
+            if "Traceback" in text:  # of a file system in Python: its error stands in the last line
+                raise StartError(text.splitlines()[-1].partition(": ")[2]) from None
             if is_only_reading or ("Malformed JSON" in text and 'Input: "{' in text):
                 raise StartError(
                     f"A file is broken, netwatch verify says which: {text.partition(chr(10))[0]}"

@@ -3,7 +3,7 @@
 -- A request goes through dns, then connection, then application; a success is reported with the last. Each report
 -- counts for 1 / sampling_fraction requests.
 WITH counted AS (
-    SELECT site, phase, sum(weight) AS requests, sumIf(weight, type <> 'ok') AS failed
+    SELECT site, phase, sum(weight) AS requests, coalesce(sumIf(weight, type <> 'ok'), 0) AS failed
     FROM browser_reports(since = {since:String}, until = {until:String})
     WHERE kind = 'network-error' AND phase IN ('dns', 'connection', 'application')
     GROUP BY ALL
