@@ -1,4 +1,4 @@
-"""A data set as a day of three hosts leaves it, made by the program's own lines and segments, to measure questions on."""
+"""A day of three hosts, made by the program's own lines and segments, to measure questions on."""
 
 from __future__ import annotations
 
