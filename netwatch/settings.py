@@ -343,7 +343,7 @@ class Settings:
         low=MIB,
         needs_restart=True,
     )
-    retention_needs_shipping: bool = _setting(
+    retention_only_shipped: bool = _setting(
         False, _yes_or_no, "delete only what `netwatch ship` has brought into a bucket", needs_restart=True
     )
 

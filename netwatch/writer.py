@@ -210,7 +210,7 @@ def run(
             Files(root),
             max_days=settings.retention_days,
             max_bytes=settings.retention_bytes,
-            needs_shipping=settings.retention_needs_shipping,
+            only_shipped=settings.retention_only_shipped,
             meter=meter,
         ),
         compression_level=settings.compression_level,

@@ -48,7 +48,7 @@ def left(data: Path) -> list[str]:
 
 
 def swept(
-    data: Path, max_days: float | None = None, max_bytes: int | None = None, *, needs_shipping: bool = False
+    data: Path, max_days: float | None = None, max_bytes: int | None = None, *, only_shipped: bool = False
 ) -> Meter:
     """What a retention has counted that has swept once."""
     meter = Meter()
@@ -58,7 +58,7 @@ def swept(
             Files(root),
             max_days=max_days,
             max_bytes=max_bytes,
-            needs_shipping=needs_shipping,
+            only_shipped=only_shipped,
             meter=meter,
             wall=lambda: NOW_S,
         )
@@ -146,28 +146,28 @@ def unshipped(meter: Meter) -> int:
 
 def test_what_is_not_shipped_stays_if_it_must_be_and_holds_up_nothing(data: Path) -> None:
     mark(data, "19T06", "20T12", "22T00")
-    meter = swept(data, max_days=1, needs_shipping=True)
+    meter = swept(data, max_days=1, only_shipped=True)
     assert sorted(set(HOURS) - set(left(data))) == ["19T06", "20T12"]
     assert (counted(meter)[0], unshipped(meter)) == (2, 10)
 
 
 def test_nor_does_it_go_by_size(data: Path) -> None:
     mark(data, "19T06", "20T12", "22T00")
-    meter = swept(data, max_bytes=4 * FILE_BYTES, needs_shipping=True)
+    meter = swept(data, max_bytes=4 * FILE_BYTES, only_shipped=True)
     assert sorted(set(HOURS) - set(left(data))) == ["19T06", "20T12", "22T00"]
     assert (counted(meter)[1], unshipped(meter)) == (3, 12)
 
 
 def test_once_shipped_it_goes_by_size_as_ever(data: Path) -> None:
     mark(data, *HOURS)
-    meter = swept(data, max_bytes=4 * FILE_BYTES, needs_shipping=True)
+    meter = swept(data, max_bytes=4 * FILE_BYTES, only_shipped=True)
     assert left(data) == HOURS[-4:]
     assert unshipped(meter) == 0
 
 
 def test_prune_says_what_stays(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mark(data, "19T06")
-    arguments = ["prune", "--data-dir", str(data), "--retention-days", "1", "--retention-needs-shipping", "yes"]
+    arguments = ["prune", "--data-dir", str(data), "--retention-days", "1", "--retention-only-shipped", "yes"]
     assert main(arguments) == 0
     assert "19T06" not in left(data)
     said = capsys.readouterr().out.splitlines()

@@ -14,7 +14,7 @@ from netwatch import settings
 from netwatch.commands import options
 from netwatch.errors import StartError
 
-_SETTINGS = ("data_dir", "retention_days", "retention_bytes", "retention_needs_shipping")
+_SETTINGS = ("data_dir", "retention_days", "retention_bytes", "retention_only_shipped")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +39,7 @@ def run(args: argparse.Namespace) -> int:
         raise StartError("Nothing is ever deleted: neither retention_days nor retention_bytes is set.", 2)
     files_total = bytes_total = 0
     with options.opened(chosen.data_dir) as files:
-        sweep = Sweep(
-            files, chosen.retention_days, chosen.retention_bytes, needs_shipping=chosen.retention_needs_shipping
-        )
+        sweep = Sweep(files, chosen.retention_days, chosen.retention_bytes, only_shipped=chosen.retention_only_shipped)
         for expired in sweep.expired(time.time()):
             if expired and (args.dry_run or delete(files, expired)):
                 files_total += 1

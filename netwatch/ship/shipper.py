@@ -160,9 +160,11 @@ class Shipper:
         self._meter.add(metrics.FAILURES, labels=(kind,))
         self._before_log()
         self._is_hopeless = kind in _NO_USE
-        (log.error if self._is_hopeless or kind == "disk" else log.warning)(
-            "ship_failed", path=path, bucket=self._name, kind=kind, error=reason, retry_s=round(wait_s, 1)
-        )
+        members = {"path": path, "bucket": self._name, "kind": kind, "error": reason, "retry_s": round(wait_s, 1)}
+        if self._is_hopeless:
+            log.error("ship_refused", **members)
+        else:
+            log.warning("ship_failed", **members)
 
     def _forget(self, path: str) -> None:
         self._backlog.done(path)

@@ -42,16 +42,16 @@ class Expired:
 class Sweep:
     """One look at all sealed files, oldest first; ``sizes`` remembers those of unchanged directories for the next.
 
-    With ``needs_shipping`` only what has a bucket's mark goes; ``unshipped`` counts what would have gone but for that.
+    With ``only_shipped`` only what has a bucket's mark goes; ``unshipped`` counts what would have gone but for that.
     """
 
     def __init__(
-        self, files: Files, max_days: float | None, max_bytes: int | None, *, needs_shipping: bool = False
+        self, files: Files, max_days: float | None, max_bytes: int | None, *, only_shipped: bool = False
     ) -> None:
         self._files = files
         self._max_days = max_days
         self._max_bytes = max_bytes
-        self._needs_shipping = needs_shipping
+        self._only_shipped = only_shipped
         self.unshipped = 0
         self._sizes: dict[str, tuple[int, int]] = {}
 
@@ -88,7 +88,7 @@ class Sweep:
                     candidate.reason = "size"
                 else:
                     return
-                if self._needs_shipping and not self._is_shipped(candidate.path):
+                if self._only_shipped and not self._is_shipped(candidate.path):
                     self.unshipped += 1
                     yield None
                     continue
@@ -150,7 +150,7 @@ class Retention:
         *,
         max_days: float | None,
         max_bytes: int | None,
-        needs_shipping: bool = False,
+        only_shipped: bool = False,
         meter: Meter | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -158,8 +158,8 @@ class Retention:
         self.due_at_s = 0.0 if max_days is not None or max_bytes is not None else float("inf")
         """When (monotonic) there is something to do."""
         self._files = files
-        self._with_age = Sweep(files, max_days, max_bytes, needs_shipping=needs_shipping)
-        self._without_age = Sweep(files, None, max_bytes, needs_shipping=needs_shipping)
+        self._with_age = Sweep(files, max_days, max_bytes, only_shipped=only_shipped)
+        self._without_age = Sweep(files, None, max_bytes, only_shipped=only_shipped)
         self._sweep = self._with_age
         self._wall = wall
         self._offset_s: float | None = None

@@ -92,10 +92,10 @@ def test_wrong_keys_are_told(
     monkeypatch.setenv(name, "hunter2")
     assert ship(data, bucket) == 1
     said = capfd.readouterr().err
-    assert '"level":"error","event":"ship_failed"' in said
+    assert '"level":"error","event":"ship_refused"' in said
     assert '"kind":"denied"' in said
     assert "hunter2" not in said
-    assert said.count("ship_failed") <= 2, "it is no use to try again at once"
+    assert said.count("ship_refused") <= 2, "it is no use to try again at once"
     assert set(marked(data).values()) == {None}
     assert objects(bucket) == {}
 
