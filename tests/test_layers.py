@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "netwatch"
 ROWS = [
     ["netwatch.__main__", "netwatch.cli"],
     ["netwatch.server", "netwatch.probe", "netwatch.reload", "netwatch.configuration"],
+    ["netwatch.compaction.*"],
     ["netwatch.ship.*"],
     ["netwatch.commands.*", "netwatch.loadtest.*", "netwatch.bench.*"],
     ["netwatch.measurement", "netwatch.bucket"],
@@ -56,7 +57,7 @@ PLACES = {
     "zstandard": ["netwatch.storage.*", "netwatch.http.encoding"],
     "multiprocessing": ["netwatch.server", "netwatch.child"],
     "httpx": ["netwatch.probe", "netwatch.measurement"],
-    "obstore": ["netwatch.bucket", "netwatch.ship.*", "netwatch.query.*"],
+    "obstore": ["netwatch.bucket", "netwatch.ship.*", "netwatch.compaction.*", "netwatch.query.*"],
 }
 ANYTHING_OUTSIDE = ["netwatch.loadtest.*", "netwatch.bench.*"]
 
