@@ -1,7 +1,7 @@
 """Which objects are to become one: by their names alone, which say when what is in them was received.
 
 A compacted object is named for the times of the first and the last object that went into it, and for the ids of its
-lines: ``date=2026-11-22/compacted-2026-11-22T10-00-03.512Z--2026-11-22T10-59-58.020Z-9f3a0c12….jsonl.zst``. So what a
+lines: ``date=2026-11-22/reports-2026-11-22T10-00-03.512Z--2026-11-22T10-59-58.020Z-9f3a0c12….jsonl.zst``. So what a
 compaction that was interrupted left behind, and what was shipped late, is found beside what it belongs to.
 """
 
@@ -10,14 +10,12 @@ from __future__ import annotations
 import calendar
 import dataclasses
 import hashlib
-import re
 import time
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from netwatch.storage import layout
 
-_COMPACTED: Final = re.compile(r"compacted-([0-9T.-]{23}Z)--([0-9T.-]{23}Z)-[0-9a-f]{16}\.jsonl\.zst\Z")
 _HOUR: Final = slice(0, 13)
 
 
@@ -36,12 +34,10 @@ class Object:
 def parsed(path: str, size_bytes: int, modified_at_s: float) -> Object | None:
     """The object at ``path`` (``date=…/…``); None if it is none of ours."""
     name = path.rpartition("/")[2]
-    if match := _COMPACTED.match(name):
-        return Object(match[1], match[2], path, size_bytes, modified_at_s, True)
-    if layout.sealed_segment(name):
-        at = layout.time_in_name(name)
-        return Object(at, at, path, size_bytes, modified_at_s, False)
-    return None
+    times = layout.times_in_name(name)
+    if times is None:
+        return None
+    return Object(*times, path, size_bytes, modified_at_s, layout.sealed_segment(name) is None)
 
 
 def path_of(sources: Iterable[Object], ids: Iterable[bytes]) -> str:
@@ -49,7 +45,7 @@ def path_of(sources: Iterable[Object], ids: Iterable[bytes]) -> str:
     sources = list(sources)
     first, last = min(source.first for source in sources), max(source.last for source in sources)
     digest = hashlib.sha256(b"".join(sorted(ids))).hexdigest()[:16]
-    return f"date={first[:10]}/compacted-{first}--{last}-{digest}.jsonl.zst"
+    return layout.compacted_path(first, last, digest)
 
 
 def groups(objects: Iterable[Object], now_s: float, settle_s: float, target_bytes: int) -> Iterator[list[Object]]:

@@ -86,7 +86,7 @@ def test_what_is_large_enough_stays_as_it_is() -> None:
         "compaction.lease",
         f"date={DAY}/notes.txt",
         f"date={DAY}/reports-{DAY}T10-00-00.000Z-0a1b2c3d-000001.jsonl.zst.tmp",
-        f"date={DAY}/compacted-{DAY}T10-00-00.000Z-0a1b2c3d.jsonl.zst",
+        f"date={DAY}/reports-{DAY}T10-00-00.000Z--0a1b2c3d.jsonl.zst",
     ],
 )
 def test_what_is_not_ours_is_left_alone(path: str) -> None:
@@ -97,7 +97,7 @@ def test_the_name_follows_from_the_lines_whatever_their_order() -> None:
     sources = [single("10-00-00"), single("10-20-00")]
     assert plan.path_of(sources, [b"1", b"2"]) == plan.path_of(sources[::-1], [b"2", b"1"])
     assert plan.path_of(sources, [b"1", b"2"]) != plan.path_of(sources, [b"1", b"3"])
-    assert plan.path_of(sources, [b"1"]).startswith(f"date={DAY}/compacted-{DAY}T10-00-00.000Z--{DAY}T10-20-00.000Z-")
+    assert plan.path_of(sources, [b"1"]).startswith(f"date={DAY}/reports-{DAY}T10-00-00.000Z--{DAY}T10-20-00.000Z-")
 
 
 @settings(deadline=None)
