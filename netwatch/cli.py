@@ -7,7 +7,7 @@ import os
 import sys
 
 from netwatch import __version__, configuration, log, probe, reload
-from netwatch.commands import cat, man, prune, status, tail, verify
+from netwatch.commands import cat, man, prune, query, status, tail, verify
 from netwatch.compaction import command as compact
 from netwatch.errors import StartError
 from netwatch.loadtest import command as loadtest
@@ -66,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     verified = commands.add_parser("verify", help="verify every sealed file", description=verify.__doc__)
     verify.add_arguments(verified)
     verified.set_defaults(run=verify.run)
+
+    asked = commands.add_parser("query", help="answer a question about the stored reports", description=query.__doc__)
+    query.add_arguments(asked)
+    asked.set_defaults(run=query.run)
 
     pruned = commands.add_parser(
         "prune", help="delete what the retention settings do not keep", description=prune.__doc__

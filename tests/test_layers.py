@@ -17,7 +17,7 @@ ROWS = [
     ["netwatch.server", "netwatch.probe", "netwatch.reload", "netwatch.configuration"],
     ["netwatch.compaction.*"],
     ["netwatch.ship.*"],
-    ["netwatch.commands.*", "netwatch.loadtest.*", "netwatch.bench.*"],
+    ["netwatch.commands.*", "netwatch.loadtest.*", "netwatch.bench.*", "netwatch.query.*"],
     ["netwatch.measurement", "netwatch.bucket"],
     ["netwatch.generations"],
     ["netwatch.child", "netwatch.listen", "netwatch.notify"],
@@ -57,6 +57,8 @@ PLACES = {
     "zstandard": ["netwatch.storage.*", "netwatch.http.encoding"],
     "multiprocessing": ["netwatch.server", "netwatch.child"],
     "httpx": ["netwatch.probe", "netwatch.measurement"],
+    "duckdb": ["netwatch.query.engine"],
+    "fsspec": ["netwatch.query.bucket_files"],
     "obstore": ["netwatch.bucket", "netwatch.ship.*", "netwatch.compaction.*", "netwatch.query.*"],
 }
 ANYTHING_OUTSIDE = ["netwatch.loadtest.*", "netwatch.bench.*"]

@@ -105,6 +105,8 @@ def opened(data_dir: Path) -> Iterator[Files]:
         yield Files(root)
     except FileNotFoundError as error:
         raise StartError(f"{data_dir} is no data directory: it has no {error.filename}.", 2) from None
+    except BrokenPipeError:  # who reads what we print has seen enough
+        raise
     except OSError as error:
         raise StartError(f"Cannot read {error.filename or 'a file'} in {data_dir}: {error.strerror}.") from None
     finally:

@@ -64,6 +64,10 @@ class Files:
         """An existing file, to read."""
         return os.open(path, os.O_RDONLY, dir_fd=self._root)
 
+    def descriptor_path(self, path: str) -> str:
+        """An absolute path for programs in this process that open files themselves, as long as the root is open."""
+        return f"/proc/self/fd/{self._root}/{path}"
+
     def attribute(self, path: str, name: str) -> bytes | None:
         """The extended attribute ``name`` of a file; None if it has none, or the file system keeps none."""
         fd = self.open_for_reading(path)
