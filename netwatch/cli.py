@@ -8,6 +8,7 @@ import sys
 
 from netwatch import __version__, configuration, log, probe, reload
 from netwatch.commands import cat, man, prune, query, status, tail, verify
+from netwatch.compaction import command as compact
 from netwatch.errors import StartError
 from netwatch.loadtest import command as loadtest
 from netwatch.ship import command as ship
@@ -79,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     shipped = commands.add_parser("ship", help="put the sealed files into a bucket", description=ship.__doc__)
     ship.add_arguments(shipped)
     shipped.set_defaults(run=ship.run)
+
+    compacted = commands.add_parser(
+        "compact", help="make few large objects of a bucket's many small ones", description=compact.__doc__
+    )
+    compact.add_arguments(compacted)
+    compacted.set_defaults(run=compact.run)
 
     again = commands.add_parser("reload", help="have the running server use its changed settings")
     reload.add_arguments(again)

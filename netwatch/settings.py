@@ -343,6 +343,9 @@ class Settings:
         low=MIB,
         needs_restart=True,
     )
+    retention_only_shipped: bool = _setting(
+        False, _yes_or_no, "delete only what `netwatch ship` has brought into a bucket", needs_restart=True
+    )
 
     @property
     def worker_in_flight_bytes(self) -> int:

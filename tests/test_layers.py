@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "netwatch"
 ROWS = [
     ["netwatch.__main__", "netwatch.cli"],
     ["netwatch.server", "netwatch.probe", "netwatch.reload", "netwatch.configuration"],
+    ["netwatch.compaction.*"],
     ["netwatch.ship.*"],
     ["netwatch.commands.*", "netwatch.loadtest.*", "netwatch.bench.*", "netwatch.query.*"],
     ["netwatch.measurement", "netwatch.bucket"],
@@ -58,7 +59,7 @@ PLACES = {
     "httpx": ["netwatch.probe", "netwatch.measurement"],
     "duckdb": ["netwatch.query.engine"],
     "fsspec": ["netwatch.query.bucket_files"],
-    "obstore": ["netwatch.bucket", "netwatch.ship.*", "netwatch.query.*"],
+    "obstore": ["netwatch.bucket", "netwatch.ship.*", "netwatch.compaction.*", "netwatch.query.*"],
 }
 ANYTHING_OUTSIDE = ["netwatch.loadtest.*", "netwatch.bench.*"]
 

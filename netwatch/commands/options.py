@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from netwatch import settings
 from netwatch.errors import StartError
 
 if TYPE_CHECKING:
@@ -68,6 +69,25 @@ def since(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"give 90s, 10m, 2h, 7d, or a time such as 2026-11-22T10:24:10Z: {text!r}"
         ) from None
+
+
+def seconds(text: str) -> float:
+    """A duration in seconds, up to a year."""
+    try:
+        duration_s = float(text)
+    except ValueError:
+        duration_s = -1.0
+    if not 0 <= duration_s <= 366 * 86400:
+        raise argparse.ArgumentTypeError(f"give a number of seconds: {text!r}")
+    return duration_s
+
+
+def size(text: str) -> int:
+    """A number of bytes, also as ``10MiB``."""
+    try:
+        return settings.size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}: {text!r}") from None
 
 
 @contextlib.contextmanager

@@ -80,10 +80,11 @@ def bucket_keys(store: S3Store, span: Span) -> dict[str, int]:
 
 def _is_in(key: str, span: Span) -> bool:
     day, _, name = key.rpartition("/")
-    if not layout.is_day(day) or not layout.sealed_segment(name):
+    times = layout.times_in_name(name)
+    if times is None or not layout.is_day(day):
         return False
-    at = layout.time_in_name(name)
-    return not span.ends_before(at) and not span.begins_after(at)
+    first, last = times
+    return not span.ends_before(first) and not span.begins_after(last)
 
 
 def _received_at(time_s: float) -> str:

@@ -28,10 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--parallel", type=_count, default=4, metavar="N", help="objects at a time (%(default)s)")
     parser.add_argument(
-        "--bytes-per-s", type=_size, default=0, metavar="SIZE", help="on average at most, such as 2MiB; by default all"
+        "--bytes-per-s",
+        type=options.size,
+        default=0,
+        metavar="SIZE",
+        help="on average at most, such as 2MiB; by default all",
     )
     parser.add_argument(
-        "--timeout-s", type=_seconds, default=30.0, metavar="S", help="for one request to the store (%(default)s)"
+        "--timeout-s",
+        type=options.seconds,
+        default=30.0,
+        metavar="S",
+        help="for one request to the store (%(default)s)",
     )
     parser.add_argument(
         "--metrics-bind", type=_address, metavar="HOST:PORT", help="serve /metrics there; by default nowhere"
@@ -128,23 +136,6 @@ def _count(text: str) -> int:
     if not (text.isdecimal() and 1 <= int(text) <= 64):
         raise argparse.ArgumentTypeError(f"give a number from 1 to 64: {text!r}")
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"give 0.1 to 3600 seconds: {text!r}")
-    return seconds
-
-
-def _size(text: str) -> int:
-    try:
-        return settings.size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}: {text!r}") from None
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -28,7 +28,8 @@ _LOOK_EVERY_S: Final = 1.0
 _CONFLICT_AGAIN_S: Final = 600.0
 _ONCE_FAILURES: Final = 5
 """With ``is_once``, so many failures in a row end it."""
-_OPERATORS_FAULT: Final = ("denied", "no_bucket", "disk")
+_NO_USE: Final = ("denied", "no_bucket")
+"""Failures that end it at once: only the operator can do something about them."""
 
 
 class Shipper:
@@ -64,6 +65,7 @@ class Shipper:
         self._is_again = is_again
         self._before_log = before_log
         self._on_end = on_end
+        self._is_hopeless = False
         self._conflicts: dict[str, float] = {}
         """When (monotonic) to look again at each."""
 
@@ -79,10 +81,8 @@ class Shipper:
                 if path is None:
                     break
                 tasks.add(asyncio.create_task(self._ship(path)))
-            if is_once and not tasks:
-                is_stuck = self._backoff.failures >= _ONCE_FAILURES
-                if is_stuck or len(self._backlog.waiting) == len(self._conflicts):
-                    return
+            if is_once and not tasks and self._is_over():
+                return
             wait_s = min(_LOOK_EVERY_S, max(self._backoff.at_s - now_s, 0.0) or _LOOK_EVERY_S)
             if tasks:
                 done, tasks = await asyncio.wait(tasks, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
@@ -98,7 +98,13 @@ class Shipper:
         self._meter.set(metrics.OLDEST_WAITING, int(self._backlog.oldest_s()))
         self._meter.set(metrics.CONFLICTS, len(self._conflicts))
 
+    def _is_over(self) -> bool:
+        """Whether another try now would be of no use."""
+        is_stuck = self._is_hopeless or self._backoff.failures >= _ONCE_FAILURES
+        return is_stuck or len(self._backlog.waiting) == len(self._conflicts)
+
     def _look_at_conflicts(self, now_s: float) -> None:
+        self._conflicts = {path: at_s for path, at_s in self._conflicts.items() if path in self._backlog.waiting}
         for path in [path for path, at_s in self._conflicts.items() if now_s >= at_s]:
             self._conflicts[path] = float("inf")
             self._backlog.postpone(path)
@@ -153,9 +159,12 @@ class Shipper:
         wait_s = self._backoff.failed(time.monotonic())
         self._meter.add(metrics.FAILURES, labels=(kind,))
         self._before_log()
-        (log.error if kind in _OPERATORS_FAULT else log.warning)(
-            "ship_failed", path=path, bucket=self._name, kind=kind, error=reason, retry_s=round(wait_s, 1)
-        )
+        self._is_hopeless = kind in _NO_USE
+        members = {"path": path, "bucket": self._name, "kind": kind, "error": reason, "retry_s": round(wait_s, 1)}
+        if self._is_hopeless:
+            log.error("ship_refused", **members)
+        else:
+            log.warning("ship_failed", **members)
 
     def _forget(self, path: str) -> None:
         self._backlog.done(path)

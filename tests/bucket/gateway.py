@@ -41,8 +41,12 @@ class Gateway:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def plan(self, method: str, fault: Fault, times: int = 1) -> None:
-        """Do this to the next requests of that method."""
+        """Do this to the next requests of that method, or of any (``*``)."""
         self._faults.append((method, fault, times))
+
+    def forget(self) -> None:
+        """Do nothing more than forward."""
+        self._faults.clear()
 
     def close(self) -> None:
         self.closed.set()
@@ -75,7 +79,7 @@ class Gateway:
         with self._lock:
             self.requests.append(method)
             for position, (planned, fault, times) in enumerate(self._faults):
-                if planned == method:
+                if planned in (method, "*"):
                     self._faults[position : position + 1] = [(planned, fault, times - 1)] * (times > 1)
                     return fault
         return lambda request, forward: forward(request)

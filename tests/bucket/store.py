@@ -20,7 +20,7 @@ WEED: Final = str(Path(sys.executable).with_name("weed"))
 KEYS: Final = {"AWS_ACCESS_KEY_ID": "netwatch-tests", "AWS_SECRET_ACCESS_KEY": "not-a-secret"}
 NAME: Final = "telemetry"
 _START_S: Final = 30.0
-_IDENTITIES: Final = {
+IDENTITIES: Final = {
     "identities": [
         {
             "name": "tests",
@@ -38,7 +38,7 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "s3.json").write_text(json.dumps(_IDENTITIES))
+        (directory / "s3.json").write_text(json.dumps(IDENTITIES))
         self._ports = {name: (free_port(), free_port()) for name in _PORTS}
         self._weed: subprocess.Popen[bytes] | None = None
 
