@@ -54,7 +54,7 @@ def day(measured: Measured, hosts: int, seal_after_s: float) -> list[str]:
         _short(objects),
         _bytes(stored_gb * 1e9 / objects),
         _short(objects / _LISTED),
-        f"{reports / _DAY_S * measured.report_us / 1e6:,.2g}",
+        _short(reports / _DAY_S * measured.report_us / 1e6),
         _short(lines_gb * measured.query_cpu_s / 3600),
     ]
 

@@ -26,6 +26,7 @@ from tests.system.server import Server, free_port, report, wait_until
 HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 CLIENTS = 6
 LOAD_S = 3.0
+TRUSTING = ("--trusted-proxies", "127.0.0.1", "--address", "full")
 
 
 class Door:
@@ -42,13 +43,12 @@ def door(tmp_path: Path, readme: str) -> Iterator[Door]:
         pytest.skip("haproxy is not installed: apt-get install haproxy")
     names = ("host1", "host2", "host3")
     hosts = [
-        Server(tmp_path / name, tmp_path / f"{name}.log", "--name", name, "--workers", "1", "--trusted-proxies", "::1")
-        for name in names
+        Server(tmp_path / name, tmp_path / f"{name}.log", "--name", name, "--workers", "1", *TRUSTING) for name in names
     ]
     port = free_port()
     changes = {f"10.0.0.{n}:8080": f"127.0.0.1:{host.port}" for n, host in enumerate(hosts, 1)}
     (tmp_path / "haproxy.cfg").write_text(
-        changed(snippet(readme, "HAProxy (2.4 or newer)"), changes | {"bind :8080": f"bind 127.0.0.1:{port}"}) + "\n"
+        changed(snippet(readme, "HAProxy (tried with 2.6)"), changes | {"bind :8080": f"bind 127.0.0.1:{port}"}) + "\n"
     )
     try:
         for host in hosts:
@@ -210,14 +210,31 @@ def test_a_host_that_is_not_ready_gets_nothing(door: Door) -> None:
 
 
 @pytest.mark.soak
-def test_what_the_door_cannot_keep_is_passed_on_and_stored_once(door: Door, tmp_path: Path) -> None:
+def test_what_the_door_cannot_keep_it_cannot_send_again(door: Door, tmp_path: Path) -> None:
+    """Three bodies over its buffer, one to each host, of which one has a frozen writer."""
     (tmp_path / "body").write_text(json.dumps(report("large", padding_bytes=600_000)))
-    headers = ("-H", "Content-Type: application/json", "-H", "Idempotency-Key: large")
-    done = curl(*headers, "--data-binary", f"@{tmp_path / 'body'}", url(door))
-    assert (done.status, done.json["accepted"]) == (200, 1)
+    frozen = door.hosts[0].find_one("writer")
+    os.kill(frozen.pid, signal.SIGSTOP)
+    statuses: list[int] = []
+
+    def post(number: int) -> None:
+        headers = ("-H", "Content-Type: application/json", "-H", f"Idempotency-Key: large-{number}")
+        where = ("--interface", "127.0.0.2", url(door))
+        statuses.append(curl(*headers, "--data-binary", f"@{tmp_path / 'body'}", *where).status)
+
+    threads = [threading.Thread(target=post, args=[number]) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    os.kill(frozen.pid, signal.SIGCONT)
+    assert sorted(statuses) == [200, 200, 503]
+    time.sleep(0.5)
     for host in door.hosts:
         host.stop()
-    assert len(lines_of(door)) == 1
+    lines = lines_of(door)
+    assert len({line["id"] for line in lines}) == len(lines) <= 3
+    assert {line["address"] for line in lines} == {"127.0.0.2"}, "who posted, and not the door"
 
 
 def url(door: Door) -> str:

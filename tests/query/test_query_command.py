@@ -124,7 +124,7 @@ def test_a_file_that_was_changed_since_is_read_whatever_its_name_says(
 
 def test_days_are_pruned_with_a_margin_for_midnight() -> None:
     noon, midnight = 1_795_348_800, 1_795_392_000
-    assert Span(noon, noon + 60).days() == ["2026-11-22", "2026-11-23"]
+    assert Span(noon, noon + 60).days() == ["2026-11-21", "2026-11-22", "2026-11-23"]
     assert Span(midnight + 30, midnight + 60).days() == ["2026-11-22", "2026-11-23", "2026-11-24"]
     assert Span(None, noon).days() is None
 
