@@ -1,7 +1,7 @@
 """Which sealed files a query has to read: those that may hold what was received in its time.
 
-A line's ``receivedAt`` lies at most 5 s before the time in its file's name, whose day is ``date=``, and no later than the
-file was changed last. By its name it would be at most 65 s later; but some server seals later than the others, or had
+A line's ``receivedAt`` lies at most 5 s before the time in its file's name, whose day is ``date=``, and no later than
+the file's last change. By its name it would be at most 65 s later; but some server seals later than the others, or had
 its clock stepped, and a query would miss lines in silence.
 """
 
