@@ -30,11 +30,9 @@ def plot(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str, path
     texts = [n for n, kind in enumerate(kinds) if isinstance(kind, str)]
     if not times or not numbers:
         raise StartError("--plot needs rows with a time and a number in them: such as those of percentiles.", 2)
-    try:
-        from matplotlib import use
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise StartError("--plot needs matplotlib: pip install 'netwatch[plot]'.", 2) from None
+    from matplotlib import use
+    from matplotlib.figure import Figure
+
     use("agg")  # no display is needed
     panels = numbers[:_MOST_PANELS]
     figure = Figure(figsize=(10, 1 + 2.5 * len(panels)), layout="constrained")

@@ -99,9 +99,13 @@ def test_a_bucket_that_cannot_be_read_is_said(
     door.plan("GET", lambda request, forward: forward(request), times=4)  # as many days are listed
     door.plan("GET", says("404 Not Found", "NoSuchKey"), times=1)
     assert main(asked) == 1
+    assert "is gone from the bucket, compacted or deleted meanwhile: ask again" in capsys.readouterr().err
+    door.plan("GET", lambda request, forward: forward(request), times=4)
+    door.plan("GET", says("403 Forbidden", "AccessDenied"), times=1)
+    assert main(asked) == 1
     said = capsys.readouterr().err
     assert said.startswith("netwatch: Cannot read date=")
-    assert "404 Not Found, NoSuchKey" in said
+    assert "403 Forbidden, AccessDenied" in said
     door.plan("GET", cuts, times=1)  # what obstore tries again
     assert main(asked) == 0
     capsys.readouterr()
