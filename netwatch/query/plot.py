@@ -24,6 +24,8 @@ def plot(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str, path
     Raises :class:`StartError` where there is nothing to draw.
     """
     held = list(rows)
+    if not held:
+        raise StartError("There is nothing to draw: the answer has no rows.")
     kinds = [next((row[n] for row in held if row[n] is not None), None) for n in range(len(columns))]
     times = [n for n, kind in enumerate(kinds) if isinstance(kind, date)]
     numbers = [n for n, kind in enumerate(kinds) if isinstance(kind, int | float | Decimal) and kind is not True]

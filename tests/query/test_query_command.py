@@ -195,6 +195,7 @@ def test_a_plot_is_drawn(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_plot_without_a_time_is_refused(minutes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data-dir", str(minutes), "--plot", str(tmp_path / "a.png")]
     assert "--plot needs rows with a time and a number" in refused(capsys, 2, "SELECT 1 AS a", *flags)
+    assert "has no rows" in refused(capsys, 1, "FROM reports WHERE false", *flags)
 
 
 def test_an_unknown_question_names_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
