@@ -24,6 +24,8 @@ class Backlog:
         """Those that are done, if their marks say nothing."""
         self._days = Days(files)
         self._waiting: dict[str, int] = {}
+        self._known: dict[str, set[str]] = {}
+        """Those of each directory."""
         self._queue = deque[str]()
 
     @property
@@ -40,14 +42,12 @@ class Backlog:
                 self._renew(directory)
 
     def _renew(self, directory: str) -> None:
-        known = {path for path in self._waiting if path.startswith(f"{directory}/")}
-        present = set(self._unshipped(directory))
-        for path, _ in sorted(present):
-            if path not in known:
-                self._queue.append(path)
-        for path in known - {path for path, _ in present}:
+        known, present = self._known.get(directory, set()), dict(self._unshipped(directory))
+        self._queue += sorted(present.keys() - known)
+        for path in known - present.keys():
             del self._waiting[path]
-        self._waiting.update(present)
+        self._waiting |= present
+        self._known[directory] = set(present)
 
     def _unshipped(self, directory: str) -> Iterator[tuple[str, int]]:
         for entry in self._files.entries(directory):
@@ -76,7 +76,8 @@ class Backlog:
 
     def done(self, path: str) -> None:
         """It waits no more: it is shipped, or gone."""
-        self._waiting.pop(path, None)
+        if self._waiting.pop(path, None) is not None:
+            self._known[os.path.dirname(path)].discard(path)
         if self._again is not None:
             self._again.add(path)
 
