@@ -31,6 +31,14 @@ def seal(host: Machine) -> None:
     host.run("systemctl kill --signal USR1 --kill-whom main netwatch")
 
 
+def wait_for(host: Machine, command: str) -> None:
+    """Until the command ends with 0."""
+    try:
+        host.wait_for(command)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{host.run('journalctl --unit netwatch-ship --unit store')}") from None
+
+
 def test_it_ships_with_keys_that_only_root_reads_and_an_upgrade_keeps_it(make_machine: Boot, installed: object) -> None:
     host = make_machine(installed, more_binds=(f"--bind-ro={WEED}:/usr/local/bin/weed",)).boot()
     host.wait_for("systemctl is-active --quiet netwatch")
@@ -41,13 +49,13 @@ def test_it_ships_with_keys_that_only_root_reads_and_an_upgrade_keeps_it(make_ma
     host.run(f"printf '{ENVIRONMENT}' >> /etc/netwatch/ship.env")
     host.run("systemctl start netwatch-ship")
     seal(host)
-    host.wait_for(f"{MARK} | grep 's3://telemetry/all '")
+    wait_for(host, f"{MARK} | grep 's3://telemetry/all '")
     assert "netwatch_ship_waiting_segments 0" in host.run("curl --silent http://127.0.0.1:8082/metrics")
     host.run(INSTALL)  # the newer version, without the flag
     assert show(host, "ActiveState", unit="netwatch-ship") == "active"
     host.run("systemctl stop store")
     seal(host)
-    host.wait_for('journalctl --unit netwatch-ship --output cat | grep \'"kind":"unreachable"\'')
+    wait_for(host, 'journalctl --unit netwatch-ship --output cat | grep \'"kind":"unreachable"\'')
     assert show(host, "ActiveState", "NRestarts", unit="netwatch-ship") == "active,0"
     host.run("/src/scripts/install --uninstall")
     host.fail("systemctl cat netwatch-ship")
