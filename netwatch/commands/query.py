@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.format == "parquet" and sys.stdout.isatty():
         raise StartError("Parquet is not for terminals: write it to a file (> answer.parquet).", 2)
+    if args.plot and find_spec("matplotlib") is None:
+        raise StartError("--plot needs matplotlib: pip install 'netwatch[plot]'.", 2)
     since_s = args.since if args.since is not None or asked is None else _before(args.until, asked.since)
     span = Span(since_s, args.until)
     if span.since_s is not None and span.until_s is not None and span.since_s >= span.until_s:
@@ -100,8 +103,12 @@ def _views(engine: Engine, args: argparse.Namespace, span: Span) -> Iterator[Non
     if args.bucket:
         chosen = bucket.chosen(args)
         store = chosen.open()
-        from netwatch.query.bucket_files import PROTOCOL, BucketFiles
-
+        try:
+            from netwatch.query.bucket_files import PROTOCOL, BucketFiles
+        except ImportError:
+            raise StartError(
+                "To ask a bucket, two libraries are needed: pip install 'netwatch[query,s3]'.", 2
+            ) from None
         try:
             sizes = sources.bucket_keys(store, span)
         except Exception as error:  # obstore's have no common base

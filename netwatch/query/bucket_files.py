@@ -47,6 +47,8 @@ class BucketFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec ships no 
         key = self._strip_protocol(path)
         try:
             return _Whole(obstore.get(self._store, key).bytes())
+        except FileNotFoundError:
+            raise OSError(f"{key} is gone from the bucket, compacted or deleted meanwhile: ask again.") from None
         except Exception as error:  # obstore's have no common base
             raise OSError(f"Cannot read {key} in the bucket: {bucket.reason(error)}.") from None
 

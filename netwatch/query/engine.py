@@ -101,6 +101,10 @@ class Engine:
     def _explained(self, *, is_only_reading: bool = False) -> Iterator[None]:
         try:
             yield
+        except RuntimeError as error:
+            if "interrupted" in str(error):  # what Ctrl-C becomes in DuckDB
+                raise KeyboardInterrupt from None
+            raise
         except self._duckdb.OutOfMemoryException:
             raise StartError(
                 f"The answer needs more memory than --memory-limit {self._memory_limit}, or more room than "
@@ -116,6 +120,8 @@ class Engine:
                 ) from None
             if "Traceback" in text:  # of a file system in Python: its error stands in the last line
                 raise StartError(text.splitlines()[-1].partition(": ")[2]) from None
+            if ("No such file" in text or "No files found" in text) and "/proc/self/fd/" in text:
+                raise StartError("A file was deleted while it was asked about, by retention: ask again.") from None
             if is_only_reading or ("Malformed JSON" in text and 'Input: "{' in text):
                 raise StartError(
                     f"A file is broken, netwatch verify says which: {text.partition(chr(10))[0]}"

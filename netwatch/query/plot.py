@@ -24,17 +24,17 @@ def plot(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str, path
     Raises :class:`StartError` where there is nothing to draw.
     """
     held = list(rows)
+    if not held:
+        raise StartError("There is nothing to draw: the answer has no rows.")
     kinds = [next((row[n] for row in held if row[n] is not None), None) for n in range(len(columns))]
     times = [n for n, kind in enumerate(kinds) if isinstance(kind, date)]
     numbers = [n for n, kind in enumerate(kinds) if isinstance(kind, int | float | Decimal) and kind is not True]
     texts = [n for n, kind in enumerate(kinds) if isinstance(kind, str)]
     if not times or not numbers:
         raise StartError("--plot needs rows with a time and a number in them: such as those of percentiles.", 2)
-    try:
-        from matplotlib import use
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise StartError("--plot needs matplotlib: pip install 'netwatch[plot]'.", 2) from None
+    from matplotlib import use
+    from matplotlib.figure import Figure
+
     use("agg")  # no display is needed
     panels = numbers[:_MOST_PANELS]
     figure = Figure(figsize=(10, 1 + 2.5 * len(panels)), layout="constrained")

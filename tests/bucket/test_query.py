@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from netwatch.bucket import Bucket
 from netwatch.cli import main
+from netwatch.query import sources
 from netwatch.query.questions import questions, statements
+from netwatch.reports import Lines
 from tests.bucket.gateway import Gateway, cuts, says
 from tests.bucket.shipping import ship
 from tests.bucket.store import KEYS, Store
 from tests.query.conftest import data as data
-from tests.query.expected import Rows, alike, answers, stored_lines
+from tests.query.expected import alike, answers, stored_lines
+from tests.stored import zstd
 
 UNTIL_S = int(time.time()) + 1800
-Ask = Callable[..., Rows]
+LINES = Lines("host1", max_report_bytes=1 << 20, max_depth=32)
 
 
 def text(time_s: float) -> str:
@@ -52,20 +54,38 @@ def test_a_bucket_is_asked_like_a_directory(shipped: Bucket, data: Path, capsys:
 def test_only_objects_that_can_hold_it_are_fetched(
     bucket: Bucket, door: Gateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """There is nothing in the others that could be read: each is one byte long."""
+    """They were put there just now, so what was received since an hour ago may be in those of today, by their names."""
+    now_s = time.time()
+    at = [time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(now_s - ago_s)) for ago_s in (3 * 86400, 3600, 1800, -600)]
+    keys = [f"date={name[:10]}/reports-{name}.000Z-0a1b2c3d-00000{n}.jsonl.zst" for n, name in enumerate(at)]
     store = bucket.open()
-    days = [
-        f"date=2026-11-{day}/reports-2026-11-{day}T10-00-00.000Z-0a1b2c3d-000001.jsonl.zst" for day in range(10, 30)
-    ]
-    for key in [*days, "date=2026-11-22/other.jsonl.zst", "date=2026-11-22/reports-x.jsonl.zst.part", "notes.txt"]:
+    for key in [*keys, f"date={at[2][:10]}/other.jsonl.zst", f"{keys[2]}.part", "notes.txt"]:
         store.put(key, b"x")
-    asked = ["query", "SELECT count(*) AS n FROM lines", "--since", "2026-11-22T09:00:00Z"]
-    assert main([*asked, "--until", "2026-11-22T11:00:00Z", *flags(bucket, door.endpoint)]) == 1
+    found = sources.bucket_keys(store, sources.Span(now_s - 1200, now_s))
+    assert list(found.items()) == [(keys[1], 1), (keys[2], 1)]
+    found = sources.bucket_keys(store, sources.Span(now_s + 3600, None))  # later than they were put there
+    assert list(found) == []
+    assert list(sources.bucket_keys(store, sources.Span())) == keys
+
+    asked = ["query", "SELECT count(*) AS n FROM lines", *flags(bucket, door.endpoint)]
+    assert main([*asked, "--since", text(now_s - 1200), "--until", text(now_s - 900)]) == 1
     assert "netwatch verify says which" in capsys.readouterr().err
-    door.requests.clear()
-    assert main([*asked, "--until", "2026-11-22T09:59:00Z", *flags(bucket, door.endpoint)]) == 1
+    fetched = len(door.requests)
+    assert main([*asked, "--since", text(now_s + 3600)]) == 1
     assert "There is no sealed file in s3://telemetry/" in capsys.readouterr().err
-    assert len(door.requests) == 2, "the days before and after midnight are listed"
+    assert len(door.requests) - fetched <= 3, "days are listed, and nothing is fetched"
+
+
+def test_what_a_slow_server_sealed_late_is_found(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the time in its name it would have been sealed an hour before these lines came."""
+    now_s = time.time()
+    lines = LINES.line(b'{"clientId":"late","hosts":[]}', int((now_s - 60) * 1e9))
+    name = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(now_s - 3600))
+    store = bucket.open()
+    store.put(f"date={name[:10]}/reports-{name}.000Z-0a1b2c3d-000001.jsonl.zst", zstd([lines]))
+    asked = ["query", "SELECT client FROM reports", *flags(bucket), "--since", text(now_s - 600)]
+    assert main(asked) == 0
+    assert json.loads(capsys.readouterr().out) == {"client": "late"}
 
 
 def test_a_bucket_that_cannot_be_read_is_said(
@@ -76,12 +96,16 @@ def test_a_bucket_that_cannot_be_read_is_said(
     door.plan("GET", says("403 Forbidden", "AccessDenied"), times=1)
     assert main(asked) == 1
     assert "AccessDenied" in capsys.readouterr().err
-    door.plan("GET", lambda request, forward: forward(request), times=3)  # three days are listed
+    door.plan("GET", lambda request, forward: forward(request), times=4)  # as many days are listed
     door.plan("GET", says("404 Not Found", "NoSuchKey"), times=1)
+    assert main(asked) == 1
+    assert "is gone from the bucket, compacted or deleted meanwhile: ask again" in capsys.readouterr().err
+    door.plan("GET", lambda request, forward: forward(request), times=4)
+    door.plan("GET", says("403 Forbidden", "AccessDenied"), times=1)
     assert main(asked) == 1
     said = capsys.readouterr().err
     assert said.startswith("netwatch: Cannot read date=")
-    assert "404 Not Found, NoSuchKey" in said
+    assert "403 Forbidden, AccessDenied" in said
     door.plan("GET", cuts, times=1)  # what obstore tries again
     assert main(asked) == 0
     capsys.readouterr()

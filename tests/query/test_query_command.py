@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from netwatch.query.sources import Span
 from netwatch.reports import Lines
 from netwatch.storage.files import Files
 from tests.doubles import made_store
+from tests.system.server import wait_until
 
 START_S = 1_795_342_800  # 2026-11-22T10:20:00Z
 MIB = 1024 * 1024
@@ -124,7 +126,7 @@ def test_a_file_that_was_changed_since_is_read_whatever_its_name_says(
 
 def test_days_are_pruned_with_a_margin_for_midnight() -> None:
     noon, midnight = 1_795_348_800, 1_795_392_000
-    assert Span(noon, noon + 60).days() == ["2026-11-22", "2026-11-23"]
+    assert Span(noon, noon + 60).days() == ["2026-11-21", "2026-11-22", "2026-11-23"]
     assert Span(midnight + 30, midnight + 60).days() == ["2026-11-22", "2026-11-23", "2026-11-24"]
     assert Span(None, noon).days() is None
 
@@ -193,6 +195,7 @@ def test_a_plot_is_drawn(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_plot_without_a_time_is_refused(minutes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data-dir", str(minutes), "--plot", str(tmp_path / "a.png")]
     assert "--plot needs rows with a time and a number" in refused(capsys, 2, "SELECT 1 AS a", *flags)
+    assert "has no rows" in refused(capsys, 1, "FROM reports WHERE false", *flags)
 
 
 def test_an_unknown_question_names_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,6 +261,22 @@ def test_a_broken_file_is_said_with_what_finds_it(tmp_path: Path, capsys: pytest
     assert "netwatch verify says which" in refused(capsys, 1, *flags)
 
 
+def test_a_file_that_is_pruned_meanwhile_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stored(tmp_path / "data", [[line(0, "one")], [line(1, "two")]])
+    list_paths = sources.local_paths
+
+    def listed_and_pruned(files: Files, span: Span) -> list[str]:
+        paths = list_paths(files, span)
+        (path / paths[0]).unlink()
+        return paths
+
+    monkeypatch.setattr(sources, "local_paths", listed_and_pruned)
+    said = refused(capsys, 1, "SELECT count(*) FROM reports", "--data-dir", str(path))
+    assert "A file was deleted while it was asked about" in said
+
+
 @pytest.mark.parametrize("longest_bytes", [2 * MIB, 5 * MIB])
 def test_a_longer_line_than_told_is_said_and_read_when_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], longest_bytes: int
@@ -314,6 +333,20 @@ def test_it_spills_to_a_directory_that_goes_and_is_silent_for_who_has_seen_enoug
         timeout=60,
     )
     assert (piped.stdout, piped.stderr) == ('{"range":0}\n', "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_it_at_once_and_leaves_nothing(minutes: Path, tmp_path: Path) -> None:
+    statement = "SELECT count(*) FROM range(10000000000) WHERE md5(range::VARCHAR) = 'no'"
+    command = [sys.executable, "-m", "netwatch", "query", statement, "--data-dir", str(minutes)]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"TMPDIR": str(tmp_path)}, text=True
+    ) as asking:
+        assert wait_until(lambda: list(tmp_path.iterdir()), 20)
+        time.sleep(0.5)
+        asking.send_signal(signal.SIGINT)
+        out, err = asking.communicate(timeout=10)
+    assert (asking.returncode, out, err) == (130, "", "")
     assert list(tmp_path.iterdir()) == []
 
 

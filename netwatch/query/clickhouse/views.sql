@@ -4,8 +4,9 @@
 --       access_key_id = '…', secret_access_key = '…';
 --
 -- Each view takes `since` and `until`, text such as '2026-11-22T10:00:00Z': objects whose names say that they hold
--- nothing of that time are listed, and not fetched. A name's time is at most 65 s before and 5 s after a line's; a
--- compacted object's has two, of the first and the last file that went into it.
+-- nothing of that time are listed, and not fetched. A name's time is at most 5 s after a line's, and before it by the
+-- server's seal_after_s: where that is more than an hour, write more than 3665 s in the first view. A compacted object's
+-- name has two times, of the first and the last file that went into it.
 --
 -- On a cluster, write s3Cluster('CLUSTER', netwatch, …) in the first view: its hosts fetch and filter, each its share.
 
@@ -13,7 +14,7 @@ CREATE VIEW lines AS
 SELECT substring(line, 8, 36) AS id, line
 FROM s3(netwatch, format = 'LineAsString', structure = 'line String')
 WHERE substring(_file, if(substring(_file, 33, 2) = '--', 35, 9), 24) >= formatDateTime(
-        parseDateTimeBestEffort({since:String}, 'UTC') - INTERVAL 65 SECOND, '%Y-%m-%dT%H-%i-%S', 'UTC')
+        parseDateTimeBestEffort({since:String}, 'UTC') - INTERVAL 3665 SECOND, '%Y-%m-%dT%H-%i-%S', 'UTC')
     AND _file < concat('reports-', formatDateTime(
         parseDateTimeBestEffort({until:String}, 'UTC') + INTERVAL 6 SECOND, '%Y-%m-%dT%H-%i-%S', 'UTC'))
     AND substring(line, 60, 26) >= formatDateTime(
