@@ -35,19 +35,22 @@ class Backlog:
 
     def look(self) -> None:
         """Find what was sealed, and what is gone, since the last look. Raises OSError."""
+        new = set[str]()
         for directory in self._days.changed():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 # A name that a power cut takes back could be given again, to other bytes: ship only what stays.
                 self._files.sync_directory(directory)
-                self._renew(directory)
+                new |= self._renewed(directory)
+        self._queue += sorted(new)
 
-    def _renew(self, directory: str) -> None:
+    def _renewed(self, directory: str) -> set[str]:
+        """What is new in the directory, once all that is in it is known."""
         known, present = self._known.get(directory, set()), dict(self._unshipped(directory))
-        self._queue += sorted(present.keys() - known)
         for path in known - present.keys():
             del self._waiting[path]
         self._waiting |= present
         self._known[directory] = set(present)
+        return present.keys() - known
 
     def _unshipped(self, directory: str) -> Iterator[tuple[str, int]]:
         for entry in self._files.entries(directory):
