@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 from netwatch.errors import StartError
 
 if TYPE_CHECKING:
-    from obstore.store import S3Config, S3Store
+    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Store
 
 _URL: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?\Z")
 _CREDENTIAL: Final = "aws"
@@ -28,6 +29,7 @@ _STATUS: Final = re.compile(r"status code: ([0-9]{3} [A-Za-z -]+)")
 _S3_CODE: Final = re.compile(r"<Code>([^<]*)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
 _TIMED_OUT: Final = re.compile(r"\bTimedOut\b|kind: Timeout\b")
 _OS_MESSAGE: Final = re.compile(r'message: "([^"]+)"')
+_NO_ROOTS: Final = "No CA certificates"
 _INSTANCE_ROLE: Final = "/latest/api/token"
 """What obstore asks for when nobody has given it keys."""
 
@@ -73,18 +75,22 @@ class Bucket:
             config["secret_access_key"] = self.keys["AWS_SECRET_ACCESS_KEY"]
         if token := self.keys.get("AWS_SESSION_TOKEN"):
             config["session_token"] = token
+        options: ClientConfig = {
+            "allow_http": True,
+            "connect_timeout": timedelta(seconds=min(timeout_s, 5.0)),
+            "timeout": timedelta(seconds=timeout_s),
+        }
+        retry: RetryConfig = {"max_retries": retries, "retry_timeout": timedelta(seconds=timeout_s)}
+        made = functools.partial(S3Store, self.name, prefix=self.prefix or None, config=config, retry_config=retry)
         try:
-            return S3Store(
-                self.name,
-                prefix=self.prefix or None,
-                config=config,
-                client_options={
-                    "allow_http": True,
-                    "connect_timeout": timedelta(seconds=min(timeout_s, 5.0)),
-                    "timeout": timedelta(seconds=timeout_s),
-                },
-                retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=timeout_s)},
-            )
+            try:
+                return made(client_options=options)
+            except Exception as error:
+                if _NO_ROOTS not in str(error):
+                    raise
+            import certifi  # for a host without Debian's ca-certificates
+
+            return made(client_options={**options, "root_certificate": Path(certifi.where()).read_bytes()})
         except Exception as error:  # a variable AWS_… that obstore does not understand
             raise StartError(
                 f"The bucket {self} cannot be opened: {reason(error)}. Check the variables AWS_….", 2

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from obstore.store import S3Store
 
 from netwatch import bucket
 from netwatch.bucket import Bucket
@@ -83,6 +84,15 @@ def test_a_credential_that_cannot_be_is_refused_and_not_shown(
         chosen("--bucket", "s3://telemetry")
     assert "hunter2" not in str(caught.value)
     assert "=one" not in str(caught.value)
+
+
+def test_a_host_without_certificates_of_its_own_can_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minimal Debian has none, and then obstore refuses even http://."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
+    monkeypatch.setenv("SSL_CERT_DIR", "/nonexistent")
+    with pytest.raises(Exception, match="builder error"):
+        S3Store("telemetry", region="eu-1")
+    assert Bucket(name="telemetry").open().prefix is None
 
 
 def test_a_variable_of_obstore_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ class Backlog:
         """Those that are done, if their marks say nothing."""
         self._days = Days(files)
         self._waiting: dict[str, int] = {}
+        self._known: dict[str, set[str]] = {}
+        """Those of each directory."""
         self._queue = deque[str]()
 
     @property
@@ -33,21 +35,22 @@ class Backlog:
 
     def look(self) -> None:
         """Find what was sealed, and what is gone, since the last look. Raises OSError."""
+        new = set[str]()
         for directory in self._days.changed():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 # A name that a power cut takes back could be given again, to other bytes: ship only what stays.
                 self._files.sync_directory(directory)
-                self._renew(directory)
+                new |= self._renewed(directory)
+        self._queue += sorted(new)
 
-    def _renew(self, directory: str) -> None:
-        known = {path for path in self._waiting if path.startswith(f"{directory}/")}
-        present = set(self._unshipped(directory))
-        for path, _ in sorted(present):
-            if path not in known:
-                self._queue.append(path)
-        for path in known - {path for path, _ in present}:
+    def _renewed(self, directory: str) -> set[str]:
+        """What is new in the directory, once all that is in it is known."""
+        known, present = self._known.get(directory, set()), dict(self._unshipped(directory))
+        for path in known - present.keys():
             del self._waiting[path]
-        self._waiting.update(present)
+        self._waiting |= present
+        self._known[directory] = set(present)
+        return present.keys() - known
 
     def _unshipped(self, directory: str) -> Iterator[tuple[str, int]]:
         for entry in self._files.entries(directory):
@@ -76,7 +79,8 @@ class Backlog:
 
     def done(self, path: str) -> None:
         """It waits no more: it is shipped, or gone."""
-        self._waiting.pop(path, None)
+        if self._waiting.pop(path, None) is not None:
+            self._known[os.path.dirname(path)].discard(path)
         if self._again is not None:
             self._again.add(path)
 

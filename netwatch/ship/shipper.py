@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY_S: Final = 1.0
 _CONFLICT_AGAIN_S: Final = 600.0
+_DISK_AGAIN_S: Final = 60.0
 _ONCE_FAILURES: Final = 5
 """With ``is_once``, so many failures in a row end it."""
 _NO_USE: Final = ("denied", "no_bucket")
@@ -66,8 +67,9 @@ class Shipper:
         self._before_log = before_log
         self._on_end = on_end
         self._is_hopeless = False
-        self._conflicts: dict[str, float] = {}
-        """When (monotonic) to look again at each."""
+        self._conflicts = set[str]()
+        self._aside: dict[str, float] = {}
+        """When (monotonic) to look again at what an operator must mend: conflicts, and files that cannot be read."""
 
     async def run(self, *, is_once: bool) -> None:
         """Ship, for ever or until nothing waits that could be shipped. Raises OSError without a data directory."""
@@ -75,7 +77,7 @@ class Shipper:
         while True:
             self._backlog.look()
             now_s = time.monotonic()
-            self._look_at_conflicts(now_s)
+            self._look_aside(now_s)
             while len(tasks) < (1 if self._backoff.failures else self._parallel) and now_s >= self._backoff.at_s:
                 path = self._backlog.next()
                 if path is None:
@@ -101,13 +103,16 @@ class Shipper:
     def _is_over(self) -> bool:
         """Whether another try now would be of no use."""
         is_stuck = self._is_hopeless or self._backoff.failures >= _ONCE_FAILURES
-        return is_stuck or len(self._backlog.waiting) == len(self._conflicts)
+        return is_stuck or len(self._backlog.waiting) == len(self._aside)
 
-    def _look_at_conflicts(self, now_s: float) -> None:
-        self._conflicts = {path: at_s for path, at_s in self._conflicts.items() if path in self._backlog.waiting}
-        for path in [path for path, at_s in self._conflicts.items() if now_s >= at_s]:
-            self._conflicts[path] = float("inf")
-            self._backlog.postpone(path)
+    def _look_aside(self, now_s: float) -> None:
+        """Give those their turn again whose time has come, and forget those that are gone."""
+        for path, at_s in list(self._aside.items()):
+            if path not in self._backlog.waiting:
+                self._forget(path)
+            elif now_s >= at_s:
+                del self._aside[path]
+                self._backlog.postpone(path)
 
     async def _ship(self, path: str) -> None:
         try:
@@ -116,7 +121,7 @@ class Shipper:
             self._forget(path)
             return
         except OSError as error:
-            self._failed(path, "disk", str(error))
+            self._disk_failed(path, error)
             return
         try:
             size_bytes, digest = await self._delivered(path, fd)
@@ -124,14 +129,16 @@ class Shipper:
         except Failed as failed:
             self._failed(path, failed.kind, str(failed))
         except OSError as error:
-            self._failed(path, "disk", str(error))
+            self._disk_failed(path, error)
         except Conflict as conflict:
-            self._conflicts[path] = time.monotonic() + _CONFLICT_AGAIN_S
+            self._conflicts.add(path)
+            self._aside[path] = time.monotonic() + _CONFLICT_AGAIN_S
             self._before_log()
             log.error("ship_conflict", path=path, bucket=self._name, detail=str(conflict))
         else:
             self._forget(path)
             self._backoff.succeeded()
+            self._is_hopeless = False
             self._meter.add(metrics.SHIPPED)
             self._meter.add(metrics.SHIPPED_BYTES, size_bytes)
             self._meter.set(metrics.SUCCEEDED_AT, time.time_ns())
@@ -166,9 +173,17 @@ class Shipper:
         else:
             log.warning("ship_failed", **members)
 
+    def _disk_failed(self, path: str, error: OSError) -> None:
+        """The store is not at fault: the others go on as they were."""
+        self._aside[path] = time.monotonic() + _DISK_AGAIN_S
+        self._meter.add(metrics.FAILURES, labels=("disk",))
+        self._before_log()
+        log.warning("ship_failed", path=path, kind="disk", error=str(error), retry_s=_DISK_AGAIN_S)
+
     def _forget(self, path: str) -> None:
         self._backlog.done(path)
-        self._conflicts.pop(path, None)
+        self._aside.pop(path, None)
+        self._conflicts.discard(path)
 
 
 def _content(fd: int) -> bytes:
