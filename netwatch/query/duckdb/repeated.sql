@@ -4,13 +4,11 @@
 INSERT INTO repeated
 SELECT id::UUID AS id FROM lines GROUP BY ALL HAVING count(*) > 1;
 
+CREATE TABLE candidates AS
+SELECT id, line, substr(line, 60, 27) || hash(line) AS mark FROM lines WHERE id::UUID IN (SELECT id FROM repeated);
+
 INSERT INTO first_of_repeated
-WITH first AS (
-    SELECT id, min(substr(line, 60, 27) || hash(line)) AS mark
-    FROM lines
-    WHERE id::UUID IN (SELECT id FROM repeated)
-    GROUP BY id
-)
-SELECT DISTINCT id, line
-FROM lines
-WHERE (id, substr(line, 60, 27) || hash(line)) IN (SELECT (id, mark) FROM first);
+WITH first AS (SELECT id, min(mark) AS mark FROM candidates GROUP BY id)
+SELECT DISTINCT id, line FROM candidates WHERE (id, mark) IN (SELECT (id, mark) FROM first);
+
+DROP TABLE candidates;
