@@ -7,9 +7,11 @@ import os
 import sys
 
 from netwatch import __version__, configuration, log, probe, reload
-from netwatch.commands import cat, man, prune, status, tail, verify
+from netwatch.commands import cat, man, prune, query, status, tail, verify
+from netwatch.compaction import command as compact
 from netwatch.errors import StartError
 from netwatch.loadtest import command as loadtest
+from netwatch.ship import command as ship
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,11 +91,25 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_arguments(verified)
     verified.set_defaults(run=verify.run)
 
+    asked = commands.add_parser("query", help="answer a question about the stored reports", description=query.__doc__)
+    query.add_arguments(asked)
+    asked.set_defaults(run=query.run)
+
     pruned = commands.add_parser(
         "prune", help="delete what the retention settings do not keep", description=prune.__doc__
     )
     prune.add_arguments(pruned)
     pruned.set_defaults(run=prune.run)
+
+    shipped = commands.add_parser("ship", help="put the sealed files into a bucket", description=ship.__doc__)
+    ship.add_arguments(shipped)
+    shipped.set_defaults(run=ship.run)
+
+    compacted = commands.add_parser(
+        "compact", help="make few large objects of a bucket's many small ones", description=compact.__doc__
+    )
+    compact.add_arguments(compacted)
+    compacted.set_defaults(run=compact.run)
 
     again = commands.add_parser("reload", help="have the running server use its changed settings")
     reload.add_arguments(again)

@@ -24,6 +24,8 @@ MIB: Final = 1024 * KIB
 _DATA_DIR: Final = Path("data")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _SIZE: Final = re.compile(r"([0-9]+)\s*(B|KIB|MIB|GIB|K|M|G)?\Z", re.IGNORECASE)
+_OTHER_VARIABLES: Final = frozenset({"NETWATCH_CONFIG", "NETWATCH_BUCKET", "NETWATCH_ENDPOINT", "NETWATCH_REGION"})
+"""Those that are no settings of a server, but of what may share its environment."""
 _SIZE_UNITS: Final = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": 1024 * MIB}
 
 
@@ -48,7 +50,8 @@ def _count(value: object) -> int:
     return value
 
 
-def _size(value: object) -> int:
+def size(value: object) -> int:
+    """A number of bytes, from one or from a text such as ``10MiB``. Raises ValueError with a sentence."""
     match = _SIZE.match(value.strip()) if isinstance(value, str) else None
     if match:
         return int(match[1]) * _SIZE_UNITS[(match[2] or "").upper().removesuffix("IB")]
@@ -80,7 +83,7 @@ def _days(value: object) -> float | None:
 
 
 def _size_or_none(value: object) -> int | None:
-    return None if value in ("", "none") else _size(value)
+    return None if value in ("", "none") else size(value)
 
 
 def _path(value: object) -> Path:
@@ -207,7 +210,7 @@ def _size_text(value: object) -> str:
 
 
 def _default_text(value: object, parse: Callable[[object], Any]) -> str | None:
-    if parse is _size:
+    if parse is size:
         return _size_text(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -269,20 +272,20 @@ class Settings:
     durability: str = _setting(
         "synced", _durability, "what an answered report survives: synced or written", needs_restart=True
     )
-    seal_bytes: int = _setting(10 * MIB, _size, "seal a segment at this many bytes of lines", low=1, needs_restart=True)
+    seal_bytes: int = _setting(10 * MIB, size, "seal a segment at this many bytes of lines", low=1, needs_restart=True)
     seal_after_s: float = _setting(
         60.0, _seconds, "seal a segment this long after its first line", low=0.05, needs_restart=True
     )
     compression_level: int = _setting(1, _count, "zstd's level", low=1, high=19, needs_restart=True)
     max_body_bytes: int = _setting(
-        20 * MIB, _size, "largest body of a request", low=KIB, high=256 * MIB, needs_restart=True
+        20 * MIB, size, "largest body of a request", low=KIB, high=256 * MIB, needs_restart=True
     )
-    max_report_bytes: int = _setting(MIB, _size, "largest report, as a line", low=KIB, high=1024 * MIB)
+    max_report_bytes: int = _setting(MIB, size, "largest report, as a line", low=KIB, high=1024 * MIB)
     max_reports: int = _setting(10_000, _count, "most reports in a request", low=1, high=100_000, needs_restart=True)
     max_depth: int = _setting(32, _count, "deepest nesting of a report", low=5, high=64)
-    in_flight_bytes: int = _setting(64 * MIB, _size, "bytes being worked on, shared out over the workers", low=KIB)
+    in_flight_bytes: int = _setting(64 * MIB, size, "bytes being worked on, shared out over the workers", low=KIB)
     commit_bytes: int = _setting(
-        8 * MIB, _size, "most bytes of lines in one commit", low=KIB, high=1024 * MIB, needs_restart=True
+        8 * MIB, size, "most bytes of lines in one commit", low=KIB, high=1024 * MIB, needs_restart=True
     )
     ack_timeout_s: float = _setting(4.0, _seconds, "answer 503 when a report is not safe after this long", low=0.1)
     drain_timeout_s: float = _setting(
@@ -307,7 +310,7 @@ class Settings:
         ("all",), _texts, "the types of browser reports that are kept, with commas between, or all"
     )
     retire_browser_reports: bool = _setting(False, _yes_or_no, "answer browser reports with 410, so that they end")
-    page_reserve_bytes: int = _setting(8 * MIB, _size, "of in_flight_bytes, what is kept for reports from pages", low=0)
+    page_reserve_bytes: int = _setting(8 * MIB, size, "of in_flight_bytes, what is kept for reports from pages", low=0)
     idempotency_window_s: float = _setting(
         900.0, _seconds, "how long an Idempotency-Key is remembered", needs_restart=True
     )
@@ -328,7 +331,7 @@ class Settings:
     slow_request_s: float = _setting(1.0, _seconds, "log each request that takes longer; 0 logs none")
     access_log_sample: float = _setting(0.0, _share, "log this share of the requests, 0 to 1")
     min_free_bytes: int = _setting(
-        256 * MIB, _size, "refuse reports when the disk has less free than this", low=0, needs_restart=True
+        256 * MIB, size, "refuse reports when the disk has less free than this", low=0, needs_restart=True
     )
     retention_days: float | None = _setting(
         None, _days, "delete sealed files older than this many days; by default none", low=1 / 24, needs_restart=True
@@ -339,6 +342,9 @@ class Settings:
         "delete the oldest sealed files past this many bytes; by default none",
         low=MIB,
         needs_restart=True,
+    )
+    retention_only_shipped: bool = _setting(
+        False, _yes_or_no, "delete only what `netwatch ship` has brought into a bucket", needs_restart=True
     )
 
     @property
@@ -385,7 +391,7 @@ def trace(
         take(name, value, str(config), f"{name} in {config}")
     for key, value in environ.items():
         name = key.removeprefix("NETWATCH_").lower()
-        if key.startswith("NETWATCH_") and key != "NETWATCH_CONFIG":
+        if key.startswith("NETWATCH_") and key not in _OTHER_VARIABLES:
             if name not in FIELDS or key != variable(name):
                 raise StartError(f"The environment has {key}, but there is no such setting: unset it.", 2)
             take(name, value, key, key)
@@ -474,7 +480,7 @@ def _parsed(name: str, value: object, origin: str) -> Any:
     try:
         parsed = metadata["parse"](value)
         low, high = metadata["low"], metadata["high"]
-        text = _size_text if metadata["parse"] in (_size, _size_or_none) else str
+        text = _size_text if metadata["parse"] in (size, _size_or_none) else str
         if parsed is None:
             return None
         if low is not None and parsed < low:

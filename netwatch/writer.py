@@ -207,7 +207,11 @@ def run(
         instance=instance,
         deaths=deaths,
         retention=Retention(
-            Files(root), max_days=settings.retention_days, max_bytes=settings.retention_bytes, meter=meter
+            Files(root),
+            max_days=settings.retention_days,
+            max_bytes=settings.retention_bytes,
+            only_shipped=settings.retention_only_shipped,
+            meter=meter,
         ),
         compression_level=settings.compression_level,
         seal_bytes=settings.seal_bytes,

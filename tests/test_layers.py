@@ -15,8 +15,10 @@ PACKAGE = Path(__file__).parents[1] / "netwatch"
 ROWS = [
     ["netwatch.__main__", "netwatch.cli"],
     ["netwatch.server", "netwatch.probe", "netwatch.reload", "netwatch.configuration"],
-    ["netwatch.commands.*", "netwatch.loadtest.*", "netwatch.bench.*"],
-    ["netwatch.measurement"],
+    ["netwatch.compaction.*"],
+    ["netwatch.ship.*"],
+    ["netwatch.commands.*", "netwatch.loadtest.*", "netwatch.bench.*", "netwatch.query.*"],
+    ["netwatch.measurement", "netwatch.bucket"],
     ["netwatch.generations"],
     ["netwatch.child", "netwatch.listen", "netwatch.notify"],
     ["netwatch.http.worker"],
@@ -55,6 +57,9 @@ PLACES = {
     "zstandard": ["netwatch.storage.*", "netwatch.http.encoding"],
     "multiprocessing": ["netwatch.server", "netwatch.child"],
     "httpx": ["netwatch.probe", "netwatch.measurement"],
+    "duckdb": ["netwatch.query.engine"],
+    "fsspec": ["netwatch.query.bucket_files"],
+    "obstore": ["netwatch.bucket", "netwatch.ship.*", "netwatch.compaction.*", "netwatch.query.*"],
 }
 ANYTHING_OUTSIDE = ["netwatch.loadtest.*", "netwatch.bench.*"]
 

@@ -78,3 +78,14 @@ def test_every_writer_has_a_name_of_its_own() -> None:
     names = {layout.new_instance() for _ in range(100)}
     assert len(names) == 100
     assert all(layout.open_segment(f"{name}-000001.jsonl.zst.open") for name in names)
+
+
+def test_the_times_in_a_name_are_one_in_a_sealed_file_s_and_two_in_a_compacted_object_s() -> None:
+    path = layout.compacted_path("2026-11-22T10-00-03.512Z", "2026-11-22T10-59-58.020Z", "0123456789abcdef")
+    assert path.startswith("date=2026-11-22/reports-2026-11-22T10-00-03.512Z--2026-11-22T10-59-58.020Z-")
+    name = path.rpartition("/")[2]
+    assert layout.times_in_name(name) == ("2026-11-22T10-00-03.512Z", "2026-11-22T10-59-58.020Z")
+    assert layout.sealed_segment(name) is None, "no host takes it for one of its own"
+    sealed = "reports-2026-11-22T10-24-10.123Z-0a1b2c3d-000007.jsonl.zst"
+    assert layout.times_in_name(sealed) == ("2026-11-22T10-24-10.123Z",) * 2
+    assert layout.times_in_name(f"{sealed}.open") is None

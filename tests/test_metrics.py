@@ -14,6 +14,7 @@ from netwatch.metrics import board as board_module
 from netwatch.metrics import table, text
 from netwatch.metrics.board import Board, Meter, Terms, WorkerMeter
 from netwatch.metrics.table import METRICS
+from netwatch.ship.metrics import SHIPPER
 
 TOTAL = len(table.TERMS)
 
@@ -308,6 +309,6 @@ def test_every_alert_fires_on_what_it_is_for_and_is_silent_on_a_server_that_is_w
 
 
 def test_the_alerts_ask_only_for_metrics_that_there_are() -> None:
-    names = {metric.name for metric in METRICS}
+    names = {metric.name for metric in (*METRICS, *SHIPPER.metrics)}
     for name in re.findall(r"\bnetwatch_\w+", re.sub(r"action:.*", "", ALERTS.read_text("utf-8"))):
         assert name.removesuffix("_bucket") in names, name

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import planted_counting, planted_door, planted_faults, planted_queue, planted_storage
+from tests import planted_bucket, planted_counting, planted_door, planted_faults, planted_queue, planted_storage
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,6 +20,7 @@ PLANTED = (
     | planted_door.PLANTED
     | planted_counting.PLANTED
     | planted_faults.PLANTED
+    | planted_bucket.PLANTED
 )
 
 RUN = """

@@ -13,6 +13,7 @@ from netwatch.errors import ERRORS
 from netwatch.log import LEVELS
 from netwatch.metrics.__main__ import readme_table
 from netwatch.settings import FIELDS
+from netwatch.ship.metrics import SHIPPER
 
 README = (Path(__file__).parent.parent / "README.rst").read_text("utf-8")
 
@@ -49,6 +50,10 @@ def test_every_error_stands_with_its_status_and_title() -> None:
 
 def test_the_table_of_the_metrics_is_the_one_that_is_made_from_them() -> None:
     assert readme_table() in section("Metrics"), "paste what python -m netwatch.metrics prints"
+
+
+def test_so_is_the_shippers() -> None:
+    assert readme_table(SHIPPER.metrics) in section("Ship to a bucket")
 
 
 def events() -> dict[str, set[str]]:

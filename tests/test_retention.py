@@ -11,6 +11,7 @@ import pytest
 from netwatch.cli import main
 from netwatch.metrics import table
 from netwatch.metrics.board import Meter
+from netwatch.storage import shipped
 from netwatch.storage.files import Files
 from netwatch.storage.layout import SegmentId
 from netwatch.storage.retention import Retention
@@ -19,6 +20,8 @@ from tests.doubles import Disk, everything, install, made_line, made_store, seal
 DAY_S = 86400.0
 NOW_S = 1795384800.0  # 2026-11-22T22:00:00Z
 FILE_BYTES = 100
+HOURS = [f"{day}T{hour:02}" for day in (19, 20, 21, 22) for hour in (0, 6, 12, 18)]
+"""Of all files, before anything goes."""
 
 
 @pytest.fixture
@@ -44,12 +47,21 @@ def left(data: Path) -> list[str]:
     return [path.name[16:21] for path in sealed_files(data) if path.name.startswith("reports-")]
 
 
-def swept(data: Path, max_days: float | None = None, max_bytes: int | None = None) -> Meter:
+def swept(
+    data: Path, max_days: float | None = None, max_bytes: int | None = None, *, only_shipped: bool = False
+) -> Meter:
     """What a retention has counted that has swept once."""
     meter = Meter()
     root = os.open(data, os.O_RDONLY)
     try:
-        retention = Retention(Files(root), max_days=max_days, max_bytes=max_bytes, meter=meter, wall=lambda: NOW_S)
+        retention = Retention(
+            Files(root),
+            max_days=max_days,
+            max_bytes=max_bytes,
+            only_shipped=only_shipped,
+            meter=meter,
+            wall=lambda: NOW_S,
+        )
         sweep(retention, 1000.0)
     finally:
         os.close(root)
@@ -116,6 +128,51 @@ def test_a_file_whose_segment_still_stands_in_open_stays(data: Path) -> None:
     leftover.touch()
     swept(data, max_days=1)
     assert left(data) == ["19T06", "22T00", "22T06", "22T12", "22T18"]
+
+
+def mark(data: Path, *hours: str) -> None:
+    """Say of the files of these days and hours that they are shipped."""
+    root = os.open(data, os.O_RDONLY)
+    for path in sealed_files(data):
+        if path.name[16:21] in hours:
+            with path.open("rb") as file:
+                shipped.mark(Files(root), file.fileno(), "s3://telemetry", "0" * 64)
+    os.close(root)
+
+
+def unshipped(meter: Meter) -> int:
+    return meter.cells[table.UNSHIPPED.first]
+
+
+def test_what_is_not_shipped_stays_if_it_must_be_and_holds_up_nothing(data: Path) -> None:
+    mark(data, "19T06", "20T12", "22T00")
+    meter = swept(data, max_days=1, only_shipped=True)
+    assert sorted(set(HOURS) - set(left(data))) == ["19T06", "20T12"]
+    assert (counted(meter)[0], unshipped(meter)) == (2, 10)
+
+
+def test_nor_does_it_go_by_size(data: Path) -> None:
+    mark(data, "19T06", "20T12", "22T00")
+    meter = swept(data, max_bytes=4 * FILE_BYTES, only_shipped=True)
+    assert sorted(set(HOURS) - set(left(data))) == ["19T06", "20T12", "22T00"]
+    assert (counted(meter)[1], unshipped(meter)) == (3, 12)
+
+
+def test_once_shipped_it_goes_by_size_as_ever(data: Path) -> None:
+    mark(data, *HOURS)
+    meter = swept(data, max_bytes=4 * FILE_BYTES, only_shipped=True)
+    assert left(data) == HOURS[-4:]
+    assert unshipped(meter) == 0
+
+
+def test_prune_says_what_stays(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mark(data, "19T06")
+    arguments = ["prune", "--data-dir", str(data), "--retention-days", "1", "--retention-only-shipped", "yes"]
+    assert main(arguments) == 0
+    assert "19T06" not in left(data)
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2].endswith("files stay because they are not shipped")
+    assert said[-1].startswith("1 files of")
 
 
 def test_what_comes_later_goes_at_a_later_sweep(data: Path) -> None:

@@ -56,6 +56,7 @@ DEFAULTS: dict[str, Any] = {
     "min_free_bytes": 256 * MIB,
     "retention_days": None,
     "retention_bytes": None,
+    "retention_only_shipped": False,
 }
 """The design's list, whole."""
 
@@ -109,6 +110,7 @@ GIVEN: dict[str, tuple[str, str, object]] = {
     "min_free_bytes": ("0", "0", 0),
     "retention_days": ("30", "30", 30.0),
     "retention_bytes": ("100GiB", '"100GiB"', 100 * 1024 * MIB),
+    "retention_only_shipped": ("yes", "true", True),
 }
 NEEDED: dict[str, dict[str, object]] = {
     "tls_certificate": {"tls_key": str(CERTIFICATE)},
@@ -189,6 +191,7 @@ BAD: dict[str, list[object]] = {
     "min_free_bytes": ["-1"],
     "retention_days": ["0", "-1", "30d", True],
     "retention_bytes": ["0", "1023", "-1", "many"],
+    "retention_only_shipped": ["perhaps", ""],
 }
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from netwatch import settings
 from netwatch.errors import StartError
 
 if TYPE_CHECKING:
@@ -70,6 +71,25 @@ def since(text: str) -> float:
         ) from None
 
 
+def seconds(text: str) -> float:
+    """A duration in seconds, up to a year."""
+    try:
+        duration_s = float(text)
+    except ValueError:
+        duration_s = -1.0
+    if not 0 <= duration_s <= 366 * 86400:
+        raise argparse.ArgumentTypeError(f"give a number of seconds: {text!r}")
+    return duration_s
+
+
+def size(text: str) -> int:
+    """A number of bytes, also as ``10MiB``."""
+    try:
+        return settings.size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}: {text!r}") from None
+
+
 @contextlib.contextmanager
 def opened(data_dir: Path) -> Iterator[Files]:
     """The data directory, open. What cannot be read in it becomes a :class:`StartError` that names it."""
@@ -85,6 +105,8 @@ def opened(data_dir: Path) -> Iterator[Files]:
         yield Files(root)
     except FileNotFoundError as error:
         raise StartError(f"{data_dir} is no data directory: it has no {error.filename}.", 2) from None
+    except BrokenPipeError:  # who reads what we print has seen enough
+        raise
     except OSError as error:
         if error.filename is None:  # what we print cannot be written
             raise

@@ -35,7 +35,7 @@ class Pretty:
             who, what = report["clientId"], self._hosts(report["hosts"])
         else:
             who, what = kind, self._browser_report(report)
-        return f"{self._in(_DIM, time)}  {self._in(_BOLD, _printable(who))}  {what}"
+        return f"{self._in(_DIM, time)}  {self._in(_BOLD, printable(who))}  {what}"
 
     def _hosts(self, hosts: list[dict[str, Any]]) -> str:
         ordered = sorted(hosts, key=lambda host: not _latest_error(host))  # stable: errors first, else as sent
@@ -48,18 +48,18 @@ class Pretty:
         error = _latest_error(host)
         latency = host["history"][-1].get("latency") if host["history"] else None
         colour = RED if error else _GREEN if host["status"] == "online" else _YELLOW
-        text = f"{_printable(host['name'])} {self._in(colour, _printable(host['status']))}"
+        text = f"{printable(host['name'])} {self._in(colour, printable(host['status']))}"
         if latency is not None:
             text += f" {latency:.1f} ms"
-        return f"{text} {self._in(RED, _printable(error))}" if error else text
+        return f"{text} {self._in(RED, printable(error))}" if error else text
 
     def _browser_report(self, report: dict[str, Any]) -> str:
         body = report.get("body", report.get("csp-report"))
         url = report.get("url")
         if not isinstance(body, dict):
             body = {"body": body}
-        pairs = [f"{self._in(_DIM, _printable(key) + '=')}{_value(value)}" for key, value in body.items()]
-        return "  ".join([*([_printable(url)] if isinstance(url, str) else []), " ".join(pairs)])
+        pairs = [f"{self._in(_DIM, printable(key) + '=')}{_value(value)}" for key, value in body.items()]
+        return "  ".join([*([printable(url)] if isinstance(url, str) else []), " ".join(pairs)])
 
     def _in(self, colour: str, text: str) -> str:
         return coloured(colour, text) if self._is_coloured else text
@@ -75,10 +75,10 @@ def _latest_error(host: dict[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    return _printable(value if isinstance(value, str) else _encode(value).decode())
+    return printable(value if isinstance(value, str) else _encode(value).decode())
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text on one line, cut when it is long; what would move the cursor or colour the screen is escaped."""
     if len(text) > _MOST_CHARACTERS:
         text = text[: _MOST_CHARACTERS - 1] + "…"

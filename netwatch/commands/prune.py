@@ -14,7 +14,7 @@ from netwatch import settings
 from netwatch.commands import options
 from netwatch.errors import StartError
 
-_SETTINGS = ("data_dir", "retention_days", "retention_bytes")
+_SETTINGS = ("data_dir", "retention_days", "retention_bytes", "retention_only_shipped")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,10 +39,13 @@ def run(args: argparse.Namespace) -> int:
         raise StartError("Nothing is ever deleted: neither retention_days nor retention_bytes is set.", 2)
     files_total = bytes_total = 0
     with options.opened(chosen.data_dir) as files:
-        for expired in Sweep(files, chosen.retention_days, chosen.retention_bytes).expired(time.time()):
+        sweep = Sweep(files, chosen.retention_days, chosen.retention_bytes, only_shipped=chosen.retention_only_shipped)
+        for expired in sweep.expired(time.time()):
             if expired and (args.dry_run or delete(files, expired)):
                 files_total += 1
                 bytes_total += expired.bytes
                 print(f"{expired.path}  {expired.bytes} bytes, because of its {expired.reason}")
+    if sweep.unshipped:
+        print(f"{sweep.unshipped} files stay because they are not shipped")
     print(f"{files_total} files of {bytes_total} bytes {'would go' if args.dry_run else 'are deleted'}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Final
 
 from netwatch.metrics.table import METRICS, Metric
@@ -10,9 +11,9 @@ from netwatch.metrics.table import METRICS, Metric
 _TEXT_WIDTH: Final = 60
 
 
-def readme_table() -> str:
+def readme_table(metrics: Sequence[Metric] = METRICS) -> str:
     """The table as reStructuredText."""
-    rows = [(f"``{metric.name.removeprefix('netwatch_')}``", metric.kind, _text(metric)) for metric in METRICS]
+    rows = [(f"``{metric.name.removeprefix('netwatch_')}``", metric.kind, _text(metric)) for metric in metrics]
     widths = [max(len(row[0]) for row in rows), max(len(row[1]) for row in rows), _TEXT_WIDTH]
     rule = "  ".join("=" * width for width in widths)
     lines = [rule, _line(("Metric", "Type", "What it says, and what to do"), widths), rule]

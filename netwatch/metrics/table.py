@@ -343,6 +343,12 @@ PRUNED: Final = WRITER.declare(
     values=_one_of("age", "size"),
 )
 PRUNED_BYTES: Final = WRITER.declare("pruned_bytes_total", COUNTER, "The bytes of those.", "The same.")
+UNSHIPPED: Final = WRITER.declare(
+    "retention_unshipped_files",
+    GAUGE,
+    "Sealed files that retention would have deleted, if they were shipped.",
+    "More than 0: look at ``netwatch ship``; the disk fills.",
+)
 DISK_FREE_BYTES: Final = WRITER.declare(
     "disk_free_bytes", GAUGE, "What the server may still write to its disk.", "Below the reserve it refuses reports."
 )

@@ -7,7 +7,7 @@ from typing import Final
 
 from netwatch.metrics import table
 from netwatch.metrics.board import Reading
-from netwatch.metrics.table import HISTOGRAM, Metric
+from netwatch.metrics.table import HISTOGRAM, Metric, Part
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -25,11 +25,17 @@ def render(reading: Reading) -> bytes:
                 lines += _series(metric, cells, f'worker="{slot}"')
         else:
             lines += _series(metric, _sums(metric, reading.workers), "")
-    for part, cells in ((table.WRITER, reading.writer), (table.SUPERVISOR, reading.supervisor)):
-        for metric in part.metrics:
-            lines += _head(metric)
-            lines += _series(metric, cells, "")
+    lines += _part(table.WRITER, reading.writer) + _part(table.SUPERVISOR, reading.supervisor)
     return "\n".join([*lines, ""]).encode()
+
+
+def render_part(part: Part, cells: Sequence[int]) -> bytes:
+    """The metrics of a process that is no server's."""
+    return "\n".join([*_part(part, cells), ""]).encode()
+
+
+def _part(part: Part, cells: Sequence[int]) -> list[str]:
+    return [line for metric in part.metrics for line in (*_head(metric), *_series(metric, cells, ""))]
 
 
 def _head(metric: Metric) -> tuple[str, str]:

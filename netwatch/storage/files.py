@@ -69,6 +69,26 @@ class Files:
             raise OSError(errno.EINVAL, "not a regular file", path)
         return fd
 
+    def descriptor_path(self, path: str) -> str:
+        """An absolute path for programs in this process that open files themselves, as long as the root is open."""
+        return f"/proc/self/fd/{self._root}/{path}"
+
+    def attribute(self, path: str, name: str) -> bytes | None:
+        """The extended attribute ``name`` of a file; None if it has none, or the file system keeps none."""
+        fd = self.open_for_reading(path)
+        try:
+            return os.getxattr(fd, name)
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.ENOTSUP):
+                return None
+            raise
+        finally:
+            os.close(fd)
+
+    def set_attribute(self, fd: int, name: str, value: bytes) -> None:
+        """Give the file an extended attribute, whole or not at all; a power cut may take it back."""
+        os.setxattr(fd, name, value)
+
     def is_linked(self, fd: int) -> bool:
         """Whether the file still has a name; what is written to one that was deleted is gone when it is closed."""
         return os.fstat(fd).st_nlink > 0

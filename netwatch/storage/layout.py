@@ -18,6 +18,7 @@ QUARANTINE: Final = "quarantine"
 _OPEN_NAME: Final = re.compile(r"([0-9a-f]{8})-([0-9]{6,})\.jsonl\.zst\.open\Z")
 _RECOVERING_NAME: Final = re.compile(r"([0-9a-f]{8})-([0-9]{6,})\.jsonl\.zst\.recovering\Z")
 _SEALED_NAME: Final = re.compile(r"reports-[0-9T:.-]{23}Z-([0-9a-f]{8})-([0-9]{6,})\.jsonl\.zst\Z")
+_COMPACTED_NAME: Final = re.compile(r"reports-([0-9T.-]{23}Z)--([0-9T.-]{23}Z)-[0-9a-f]{16}\.jsonl\.zst\Z")
 _DAY: Final = re.compile(r"date=[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 
 
@@ -84,6 +85,21 @@ def time_text(time_s: float) -> str:
 def time_in_name(name: str) -> str:
     """The time in the sealed file's ``name``, such as ``2026-11-22T10-24-10.123Z``; it sorts as text."""
     return name[8:32]
+
+
+def times_in_name(name: str) -> tuple[str, str] | None:
+    """The first and the last time in the name of a sealed file (where they are one) or of a compacted object.
+
+    None if it is neither. Of a compacted object they are those of the sealed files that went into it.
+    """
+    if match := _COMPACTED_NAME.match(name):
+        return match[1], match[2]
+    return (time_in_name(name), time_in_name(name)) if sealed_segment(name) else None
+
+
+def compacted_path(first: str, last: str, digest: str) -> str:
+    """Where an object stands in a bucket that was made of several; relative to its prefix, as ``reports/`` is here."""
+    return f"date={first[:10]}/reports-{first}--{last}-{digest}.jsonl.zst"
 
 
 def _segment(pattern: re.Pattern[str], name: str) -> SegmentId | None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from netwatch.storage import layout
+from netwatch.storage.days import Days
 from netwatch.storage.files import Files
 from netwatch.storage.frame import Ending, FrameReader
 from netwatch.storage.layout import SegmentId
@@ -22,8 +23,6 @@ from netwatch.storage.segment import RECEIVED_AT
 
 MARGIN_S: Final = 65.0
 """A line's ``receivedAt`` is at most this much later than the time in its file's name, unless it is sealed later."""
-_MTIME_GRAIN_S: Final = 0.05
-"""Two changes of a directory closer than this may leave the same time of change."""
 
 
 class Since:
@@ -98,7 +97,7 @@ class Reader:
         """The highest number of each instance that was sealed when we came, or that we have read."""
         self._instances: list[str] = []
         """In the order in which they wrote."""
-        self._listed_ns: dict[str, int] = {}
+        self._days = Days(files)
         self._add(self._found_growing())  # opened before anything sealed is listed, so that none slips through
         for segment in list(self._growing.values()):
             if (path := self._sealed_path(segment)) and files.exists(path):  # a leftover, beside what became of it
@@ -202,16 +201,11 @@ class Reader:
 
     def _changed_sealed(self) -> Iterator[tuple[str, SegmentId]]:
         """The sealed files in the directories that were changed since the last call."""
-        for day in self._files.entries(layout.REPORTS):
+        for directory in self._days.changed():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                changed_ns = day.stat().st_mtime_ns
-                if changed_ns == self._listed_ns.get(day.name):
-                    continue
-                is_settled = time.time() - changed_ns / 1e9 > _MTIME_GRAIN_S
-                for entry in self._files.entries(f"{layout.REPORTS}/{day.name}"):
+                for entry in self._files.entries(directory):
                     if segment_id := layout.sealed_segment(entry.name):
-                        yield f"{layout.REPORTS}/{day.name}/{entry.name}", segment_id
-                self._listed_ns[day.name] = changed_ns if is_settled else 0
+                        yield f"{directory}/{entry.name}", segment_id
 
     def _sealed_path(self, segment: _Segment) -> str:
         """Where the segment stands once it is sealed; "" while it has no line."""

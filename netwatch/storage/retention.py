@@ -1,7 +1,8 @@
 """Removes the oldest sealed files by age and by total size, in steps so small that nobody waits for one.
 
-Never the newest file, never one whose segment still stands in ``open/`` (recovery would write it again), and nothing
-that is not ours. A directory that is empty then goes too. The same code says what would go.
+Never the newest file, never one whose segment still stands in ``open/`` (recovery would write it again), nothing that
+is not ours, and on demand nothing that is not shipped. A directory that is empty then goes too. The same code says what
+would go.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 from netwatch import log
 from netwatch.metrics import table
 from netwatch.metrics.board import Meter
-from netwatch.storage import layout
+from netwatch.storage import layout, shipped
 from netwatch.storage.files import Files
 
 _DAY_S: Final = 86400.0
@@ -39,16 +40,24 @@ class Expired:
 
 
 class Sweep:
-    """One look at all sealed files, oldest first; ``sizes`` remembers those of unchanged directories for the next."""
+    """One look at all sealed files, oldest first; ``sizes`` remembers those of unchanged directories for the next.
 
-    def __init__(self, files: Files, max_days: float | None, max_bytes: int | None) -> None:
+    With ``only_shipped`` only what has a bucket's mark goes; ``unshipped`` counts what would have gone but for that.
+    """
+
+    def __init__(
+        self, files: Files, max_days: float | None, max_bytes: int | None, *, only_shipped: bool = False
+    ) -> None:
         self._files = files
         self._max_days = max_days
         self._max_bytes = max_bytes
+        self._only_shipped = only_shipped
+        self.unshipped = 0
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def expired(self, now_s: float) -> Iterator[Expired | None]:
         """What is to go at the wall time ``now_s``, oldest first; None after each little piece of work without any."""
+        self.unshipped = 0
         days: list[tuple[str, int]] = []
         for entry in self._files.entries(layout.REPORTS):
             if layout.is_day(entry.name):
@@ -79,8 +88,18 @@ class Sweep:
                     candidate.reason = "size"
                 else:
                     return
+                if self._only_shipped and not self._is_shipped(candidate.path):
+                    self.unshipped += 1
+                    yield None
+                    continue
                 excess_bytes -= candidate.bytes
                 yield candidate
+
+    def _is_shipped(self, path: str) -> bool:
+        try:
+            return shipped.bucket_of(self._files, path) is not None
+        except FileNotFoundError:  # somebody else deleted it
+            return False
 
     def _measure(self, day: str, changed_ns: int) -> Iterator[None]:
         total_bytes = 0
@@ -131,6 +150,7 @@ class Retention:
         *,
         max_days: float | None,
         max_bytes: int | None,
+        only_shipped: bool = False,
         meter: Meter | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -138,8 +158,9 @@ class Retention:
         self.due_at_s = 0.0 if max_days is not None or max_bytes is not None else float("inf")
         """When (monotonic) there is something to do."""
         self._files = files
-        self._sweep = Sweep(files, max_days, max_bytes)
-        self._without_age = Sweep(files, None, max_bytes)
+        self._with_age = Sweep(files, max_days, max_bytes, only_shipped=only_shipped)
+        self._without_age = Sweep(files, None, max_bytes, only_shipped=only_shipped)
+        self._sweep = self._with_age
         self._wall = wall
         self._offset_s: float | None = None
         self._age_from_s = 0.0
@@ -172,6 +193,7 @@ class Retention:
                 first=self._pruned[0].path,
                 last=self._pruned[-1].path,
             )
+        self._meter.set(table.UNSHIPPED, self._sweep.unshipped)
         self._expired, self._pruned = None, []
         self.due_at_s = now_s + _SWEEP_EVERY_S
 
@@ -182,4 +204,5 @@ class Retention:
             self._age_from_s = now_s + _AFTER_STEPPED_S
             log.warning("prune_waits", why="the clock was stepped", stepped_s=round(offset_s - self._offset_s))
         self._offset_s = offset_s
-        return (self._sweep if now_s >= self._age_from_s else self._without_age).expired(wall_s)
+        self._sweep = self._with_age if now_s >= self._age_from_s else self._without_age
+        return self._sweep.expired(wall_s)

@@ -113,7 +113,17 @@ def wheels(release: str) -> Path:
             only = (
                 () if python == f"{sys.version_info.major}.{sys.version_info.minor}" else ("--python-version", python)
             )
-            _pip("download", "--dest", half, "--constraint", constraints, "--only-binary=:all:", *only, own, "pip")
+            _pip(
+                "download",
+                "--dest",
+                half,
+                "--constraint",
+                constraints,
+                "--only-binary=:all:",
+                *only,
+                f"{own}[s3]",
+                "pip",
+            )
             own.unlink()
     return directory
 

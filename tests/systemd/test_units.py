@@ -13,7 +13,13 @@ import pytest
 from netwatch import settings
 from tests.systemd.machine import ROOT
 
-UNITS = ("netwatch.service", "netwatch.socket", "netwatch-probe.service", "netwatch-probe.timer")
+UNITS = (
+    "netwatch.service",
+    "netwatch.socket",
+    "netwatch-probe.service",
+    "netwatch-probe.timer",
+    "netwatch-ship.service",
+)
 PROGRAM = "/opt/netwatch/current/bin/netwatch"
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
@@ -56,7 +62,12 @@ def add_drop_in(units: Path) -> None:
 @needs_systemd
 @pytest.mark.parametrize(
     ("unit", "is_network_less", "most"),
-    [("netwatch.service", False, 1.5), ("netwatch.service", True, 0.5), ("netwatch-probe.service", False, 1.5)],
+    [
+        ("netwatch.service", False, 1.5),
+        ("netwatch.service", True, 0.5),
+        ("netwatch-probe.service", False, 1.5),
+        ("netwatch-ship.service", False, 1.5),
+    ],
 )
 def test_what_is_exposed_is_little(units: Path, unit: str, is_network_less: bool, most: float) -> None:
     if is_network_less:
@@ -76,7 +87,7 @@ def test_every_group_of_lines_has_its_reason() -> None:
 
 
 def test_the_program_is_the_one_that_is_installed() -> None:
-    for name in ("netwatch.service", "netwatch-probe.service"):
+    for name in ("netwatch.service", "netwatch-probe.service", "netwatch-ship.service"):
         text = (ROOT / "systemd" / name).read_text("utf-8")
         commands = re.findall(r"^Exec\w+=(\S+)", text, re.MULTILINE)
         assert set(commands) == {PROGRAM}

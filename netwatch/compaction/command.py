@@ -1,0 +1,109 @@
+"""`netwatch compact` makes few large objects of the many small ones that hosts have shipped, hour by hour.
+
+It reads and writes the bucket only. It can be killed at any time, and started anywhere: one works at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import TYPE_CHECKING, Final
+
+from netwatch import bucket, log
+from netwatch.commands import options
+from netwatch.errors import StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from obstore.store import S3Store
+
+    from netwatch.compaction.compactor import Done
+    from netwatch.compaction.lease import Lease
+    from netwatch.compaction.plan import Object
+
+
+_TIMEOUT_S: Final = 300.0
+"""A large object on a slow line."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that `run` reads."""
+    bucket.add_arguments(parser)
+    parser.add_argument(
+        "--since", type=options.since, default="7d", metavar="TIME", help="only newer days: %(default)s ago, or a time"
+    )
+    parser.add_argument(
+        "--settle-s",
+        type=options.seconds,
+        default=7200.0,
+        metavar="S",
+        help="leave an hour alone until so long after its end: what is late still comes (%(default)s)",
+    )
+    parser.add_argument(
+        "--grace-s",
+        type=options.seconds,
+        default=60.0,
+        metavar="S",
+        help="leave the small objects beside the large one so long, for queries that have listed them (%(default)s)",
+    )
+    parser.add_argument(
+        "--target-bytes", type=options.size, default="64MiB", metavar="SIZE", help="of a large object (%(default)s)"
+    )
+    parser.add_argument(
+        "--lease-s",
+        type=options.seconds,
+        default=600.0,
+        metavar="S",
+        help="when one was killed, the next may begin after so long (%(default)s)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what would become one, and do nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compact once; 1 if something could not be read or written whole, or another compactor works."""
+    log.configure("auto")
+    target = bucket.chosen(args)
+    store = target.open(timeout_s=_TIMEOUT_S)
+    from obstore.exceptions import BaseError
+
+    from netwatch.compaction.lease import Held, Lease
+
+    try:
+        if args.dry_run:
+            for group in _groups(args, store):
+                size_bytes = sum(member.size_bytes for member in group)
+                print(f"{len(group)} objects of {size_bytes} bytes from {group[0].path}")
+            return 0
+        with Lease(store, args.lease_s) as lease:
+            done = _compact(args, store, lease)
+    except Held as held:
+        print(f"Another compactor has the lease: {held}.")
+        return 1
+    except (BaseError, OSError) as error:
+        raise StartError(f"{target} cannot be compacted: {bucket.reason(error)}.") from None
+    print(
+        f"{done.sources} objects of {done.sources_bytes} bytes became {done.objects} of {done.objects_bytes}, without "
+        f"{done.duplicates} duplicates; {done.wrong} are wrong"
+    )
+    return 1 if done.wrong else 0
+
+
+def _compact(args: argparse.Namespace, store: S3Store, lease: Lease) -> Done:
+    from netwatch.compaction.compactor import Compactor
+
+    compactor = Compactor(store, lease, grace_s=args.grace_s)
+    for group in _groups(args, store):
+        compactor.compact(group)
+        compactor.remove(is_waiting=False)
+    compactor.remove(is_waiting=True)
+    return compactor.done
+
+
+def _groups(args: argparse.Namespace, store: S3Store) -> Iterator[list[Object]]:
+    from netwatch.compaction import compactor, plan
+
+    oldest = time.strftime("date=%Y-%m-%d", time.gmtime(args.since))
+    for day in compactor.days(store):
+        if day >= oldest:
+            yield from plan.groups(compactor.objects(store, day), time.time(), args.settle_s, args.target_bytes)

@@ -1,0 +1,1 @@
+"""Questions to the stored reports, in SQL, answered where the sealed files lie."""

@@ -1,0 +1,12 @@
+-- Reports by server and kind.
+-- since: 1d
+SELECT
+    server,
+    kind,
+    count() AS reports,
+    uniqExact(client) AS clients,
+    min(received_at) AS first_at,
+    max(received_at) AS last_at
+FROM reports(since = {since:String}, until = {until:String})
+GROUP BY server, kind
+ORDER BY server, kind;
