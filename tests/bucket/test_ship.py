@@ -144,6 +144,22 @@ def test_a_running_server_s_files_come_as_they_are_sealed(
     server.stop()
 
 
+def test_a_bucket_that_is_away_costs_disk_and_nothing_else(
+    make_data: MakeData, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_data(4, received_at="2025-11-22T10:24:10.123456Z")
+    before = local(data)
+    prune = ["prune", "--data-dir", str(data), "--retention-days", "1", "--retention-only-shipped", "yes"]
+    assert ship(data, bucket, endpoint="http://127.0.0.1:1") == 1
+    assert main(prune) == 0
+    assert "3 files stay because they are not shipped" in capsys.readouterr().out
+    assert local(data) == before
+    assert ship(data, bucket) == 0
+    assert main(prune) == 0
+    assert len(local(data)) == 1, "the newest never goes"
+    assert objects(bucket) == before
+
+
 def test_what_is_deleted_meanwhile_is_forgotten(
     make_data: MakeData, bucket: Bucket, store: Store, tmp_path: Path
 ) -> None:
