@@ -14,8 +14,8 @@ from tests.bucket.conftest import MakeData
 from tests.bucket.gateway import Gateway
 from tests.bucket.shipping import Shipping, flags, local, marked, ship, unmark
 from tests.bucket.store import Store, objects
-from tests.system.conftest import make_server, serve
-from tests.system.server import Server, report, wait_until
+from tests.system.conftest import Serve, make_server, serve
+from tests.system.server import report, wait_until
 
 __all__ = ["make_server", "serve"]
 
@@ -125,12 +125,8 @@ def test_two_hosts_with_one_bucket(make_data: MakeData, bucket: Bucket) -> None:
     assert objects(bucket) == local(one) | local(two)
 
 
-def test_a_running_server_s_files_come_as_they_are_sealed(
-    serve: object, make_server: object, bucket: Bucket, tmp_path: Path
-) -> None:
-    assert callable(serve)
+def test_a_running_server_s_files_come_as_they_are_sealed(serve: Serve, bucket: Bucket, tmp_path: Path) -> None:
     server = serve("--seal-after-s", "0.2")
-    assert isinstance(server, Server)
     shipping = Shipping(server.data_dir, bucket, tmp_path / "ship.log")
     for number in range(3):
         assert server.post(report(f"agent-{number}")).status == 200
@@ -142,6 +138,22 @@ def test_a_running_server_s_files_come_as_they_are_sealed(
     assert shipping.stop() == 0
     assert objects(bucket) == local(server.data_dir)
     server.stop()
+
+
+def test_a_bucket_that_is_away_costs_disk_and_nothing_else(
+    make_data: MakeData, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_data(4, received_at="2025-11-22T10:24:10.123456Z")
+    before = local(data)
+    prune = ["prune", "--data-dir", str(data), "--retention-days", "1", "--retention-only-shipped", "yes"]
+    assert ship(data, bucket, endpoint="http://127.0.0.1:1") == 1
+    assert main(prune) == 0
+    assert "3 files stay because they are not shipped" in capsys.readouterr().out
+    assert local(data) == before
+    assert ship(data, bucket) == 0
+    assert main(prune) == 0
+    assert len(local(data)) == 1, "the newest never goes"
+    assert objects(bucket) == before
 
 
 def test_what_is_deleted_meanwhile_is_forgotten(
