@@ -145,7 +145,7 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "a waiting request kept twice": (
         INGEST,
-        "            del reports, lines  #",
+        "            del data  #",
         "            #",
         ["http/test_ingest.py::test_a_waiting_request_is_kept_by_its_link_only"],
     ),

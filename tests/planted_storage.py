@@ -42,7 +42,7 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "a day's directory that stands is not synced": (
         FILES,
-        "            os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root))\n",
+        "            os.close(self.open_directory(path))\n",
         "            return\n",
         [
             "test_files.py::test_row_05_what_another_left_without_a_sync_is_synced",

@@ -44,7 +44,7 @@ async def app(scope, receive, send):
         return
     say("asked", os.getpid())
     if scope["path"] == "/slow":
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(2.0)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
     say("answered", os.getpid())

@@ -63,7 +63,12 @@ class Backlog:
     def _is_shipped(self, path: str) -> bool:
         if self._again is not None:
             return path in self._again
-        return shipped.bucket_of(self._files, path) == self._bucket
+        try:
+            return shipped.bucket_of(self._files, path) == self._bucket
+        except FileNotFoundError:
+            raise
+        except OSError:  # whoever tries to ship it says what is wrong with it
+            return False
 
     def next(self) -> str | None:
         """The one to ship next; it is given once, and again after :meth:`postpone`."""

@@ -69,6 +69,10 @@ class Files:
             raise OSError(errno.EINVAL, "not a regular file", path)
         return fd
 
+    def open_directory(self, path: str) -> int:
+        """An existing directory, to look into or to mark."""
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+
     def descriptor_path(self, path: str) -> str:
         """An absolute path for programs in this process that open files themselves, as long as the root is open."""
         return f"/proc/self/fd/{self._root}/{path}"
@@ -157,7 +161,7 @@ class Files:
         try:
             os.mkdir(path, DIRECTORY_MODE, dir_fd=self._root)
         except FileExistsError:  # who made it may have died before it was durable
-            os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root))
+            os.close(self.open_directory(path))
         else:
             os.chmod(path, DIRECTORY_MODE, dir_fd=self._root)
         self.sync_directory(os.path.dirname(path))
@@ -176,7 +180,7 @@ class Files:
 
     def entries(self, path: str) -> Iterator[os.DirEntry[str]]:
         """What is in the directory, in no order, listed piece by piece: there may be very many."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+        fd = self.open_directory(path)
         try:
             with os.scandir(fd) as entries:
                 yield from entries

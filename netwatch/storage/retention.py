@@ -98,7 +98,7 @@ class Sweep:
     def _is_shipped(self, path: str) -> bool:
         try:
             return shipped.bucket_of(self._files, path) is not None
-        except FileNotFoundError:  # somebody else deleted it
+        except OSError:  # somebody else deleted it, or it cannot be read: what is not known to be shipped stays
             return False
 
     def _measure(self, day: str, changed_ns: int) -> Iterator[None]:

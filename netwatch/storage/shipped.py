@@ -24,7 +24,7 @@ def bucket_of(files: Files, path: str) -> str | None:
 
 def prove(files: Files) -> None:
     """Raise OSError unless this process can mark files here: their owner, on a file system that keeps the marks."""
-    fd = files.open_for_reading(layout.REPORTS)
+    fd = files.open_directory(layout.REPORTS)
     try:
         files.set_attribute(fd, _PROOF_NAME, b"")
     finally:
