@@ -214,7 +214,8 @@ class Supervisor:
             data_dir = self._settings.data_dir.absolute()
             admin = {"admin_address": self._settings.admin_bind} if self._admin else {}
             log.info("server_started", address=self._address, data_dir=str(data_dir), **admin)
-            print(f"netwatch: listening on {self._address}, writing to {data_dir}", flush=True)
+            with contextlib.suppress(OSError):  # a terminal that was closed just now ends no server
+                os.write(1, f"netwatch: listening on {self._address}, writing to {data_dir}\n".encode())
 
     def _on_death(self, child: Child) -> None:
         code = child.reap()

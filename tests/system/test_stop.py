@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import Serve
-from tests.system.server import STOP_S, Answer, Server, read_answer, report, wait_until
+from tests.system.server import NETWATCH, STOP_S, Answer, Server, read_answer, report, wait_until
 
 HEAD = b"POST /api/v1/reports HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
@@ -82,6 +83,13 @@ def test_row_17_a_worker_that_gets_term_the_moment_it_is_forked_ends(serve: Serv
     assert server.stop() < 2
 
 
+def accepted(server: Server) -> int:
+    """How many connections the server has taken; one that the kernel still holds is reset when the socket is closed."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ours = [(row[3], int(row[4].partition(":")[2], 16)) for row in rows if row[1].endswith(f":{server.port:04X}")]
+    return sum(state == "01" for state, _ in ours) - sum(waiting for state, waiting in ours if state == "0A")
+
+
 def test_row_17_stop_with_64_mib_in_flight_and_a_client_stalled_in_its_body(serve: Serve) -> None:
     """The listening socket is closed first; what was read whole is answered; what is not there in time is cut off."""
     server = serve("--workers", "2")
@@ -106,7 +114,8 @@ def test_row_17_stop_with_64_mib_in_flight_and_a_client_stalled_in_its_body(serv
         threads = [threading.Thread(target=post, args=(client,)) for client in range(16)]
         for thread in threads:
             thread.start()
-        time.sleep(0.05)  # some are sent, some are read, some are stored: whatever it is, they are not cut
+        assert wait_until(lambda: accepted(server) + len(answers) > len(threads), 5, 0.001)
+        # some are sent, some are read, some are stored: whatever it is, they are not cut
         start_s = time.monotonic()
         server.processes()
         server.send(signal.SIGTERM)
@@ -203,3 +212,15 @@ def test_a_restart_on_the_same_port_waits_until_the_old_server_has_gone(serve: S
     assert successor.post(report("two")).status == 200
     successor.stop()
     assert successor.stored_clients() == ["one", "two"]
+
+
+def test_a_server_whose_output_cannot_be_written_serves_and_stops(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [NETWATCH, "serve", "--bind", "127.0.0.1:0", "--data-dir", str(tmp_path / "data"), "--workers", "1"]
+    with log.open("wb") as errors, Path("/dev/full").open("wb") as full:
+        server = subprocess.Popen(command, stdout=full, stderr=errors)
+    try:
+        assert wait_until(lambda: "server_started" in log.read_text(), 10)
+    finally:
+        server.terminate()
+        assert server.wait(10) == 0, log.read_text()
