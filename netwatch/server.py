@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -321,9 +322,14 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
         directory = stack.enter_context(listen.private_directory())
         queue = stack.enter_context(listen.open_unix(f"{directory}/queue.sock"))
         asking = stack.enter_context(listen.open_unix(f"{directory}/{SOCKET_NAME}"))
-        return Supervisor(
+        supervisor = Supervisor(
             settings, load, http=http, admin=admin, queue=queue, askers=Askers(asking), systemd=systemd, root=root
-        ).run()
+        )
+        try:
+            return supervisor.run()
+        except Exception as error:
+            log.error("crashed", child="supervisor", error=repr(error), traceback=traceback.format_exc()[-1000:])
+            os._exit(1)  # the children drain once it is gone; an orderly exit would wait for them, and they for it
 
 
 def _open_root(data_dir: Path) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -224,3 +226,18 @@ def test_a_server_whose_output_cannot_be_written_serves_and_stops(tmp_path: Path
     finally:
         server.terminate()
         assert server.wait(10) == 0, log.read_text()
+
+
+def test_a_supervisor_that_meets_a_fault_of_ours_ends_and_so_does_what_it_started(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    faulty = "import sys; from netwatch import cli, server; server.Supervisor._status = None; sys.exit(cli.main())"
+    command = [sys.executable, "-c", faulty, "serve", "--bind", "127.0.0.1:0", "--data-dir", str(tmp_path / "data")]
+    with log.open("wb") as errors:
+        server = subprocess.Popen(command, stdout=errors, stderr=errors, env=os.environ | {"NOTIFY_SOCKET": "@nobody"})
+    try:
+        assert server.wait(20) == 1, log.read_text()
+    finally:
+        server.kill()
+    assert '"event":"crashed"' in log.read_text()
+    pids = {entry["pid"] for entry in map(json.loads, log.read_text().splitlines()) if "pid" in entry}
+    assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 10)
