@@ -145,8 +145,8 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "a waiting request kept twice": (
         INGEST,
-        "            del data  #",
-        "            #",
+        "                del reports\n",
+        "",
         ["http/test_ingest.py::test_a_waiting_request_is_kept_by_its_link_only"],
     ),
     "a browser's bad report is 400": (

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,13 +82,13 @@ class Engine:
     def find_repeated(self) -> None:
         """Read all files once for the reports that are there more than once, of which the views show the first."""
         with self._explained(is_only_reading=True):
-            self._connection.execute(questions.statements("repeated"))
+            self._interruptible(lambda: self._connection.execute(questions.statements("repeated")))
 
     @contextlib.contextmanager
     def answer(self, statement: str) -> Iterator[Answer]:
         """What the statement (the last one, if there are several) answers; DuckDB's errors become StartError."""
         with self._explained():
-            self._connection.execute(statement)
+            self._interruptible(lambda: self._connection.execute(statement))
             yield Answer(self._connection)
 
     def write_parquet(self, statement: str, path: str) -> None:
@@ -95,7 +97,19 @@ class Engine:
             answer = self._connection.sql(statement)
             if answer is None:
                 raise StartError("The statement has no answer to write.", 2)
-            answer.write_parquet(path, compression="zstd")
+            self._interruptible(lambda: answer.write_parquet(path, compression="zstd"))
+
+    def _interruptible(self, work: Callable[[], object]) -> None:
+        """Do it in a thread, and end it at Ctrl-C, which DuckDB itself can miss while it works."""
+        with ThreadPoolExecutor(1) as pool:
+            working = pool.submit(work)
+            try:
+                working.result()
+            except KeyboardInterrupt:
+                while not working.done():  # again, if it had not begun
+                    self._connection.interrupt()
+                    futures.wait([working], 0.05)
+                raise
 
     @contextlib.contextmanager
     def _explained(self, *, is_only_reading: bool = False) -> Iterator[None]:
