@@ -256,7 +256,8 @@ def test_killed_at_any_request_each_line_is_there_and_the_next_one_finishes(
     assert compact(prepared("untouched"), endpoint=door.endpoint) == 0
     total = len(door.requests)
     cases = [(at, is_after) for at in range(1, total + 1) for is_after in (False, True)]
-    chosen = cases if full_sweeps else cases[:: -(-len(cases) // SAMPLE)]
+    puts = [(at, False) for at, method in enumerate(door.requests, 1) if method == "PUT"]  # what it is all about
+    chosen = cases if full_sweeps else sorted({*puts, *cases[:: -(-len(cases) // SAMPLE)]})
     thinned(len(cases), len(chosen), "requests at which a compactor is killed")
     expected = all_lines([data])
     for at, is_after in chosen:
