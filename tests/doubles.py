@@ -51,6 +51,19 @@ def made_store(files: Files, **changes: Any) -> Store:
     return Store(files, window, **({"instance": layout.new_instance(), "deaths": {}} | settings | changes))
 
 
+def seal_files(data: Path, numbers: Iterable[int], lines: int, **options: Any) -> None:
+    """Add sealed files of so many lines each to a data directory; no two of different numbers have equal lines."""
+    root = os.open(data, os.O_RDONLY)
+    store = made_store(Files(root), seal_bytes=1 << 30)
+    store.start(0.0)
+    for number in numbers:
+        store.commit([made_lines(number * lines, lines, filling=200, **options)], 0.0)
+        store.seal("asked")
+        store.tend(0.0)
+    assert store.close(0.0)
+    os.close(root)
+
+
 class Killed(BaseException):
     """The process ends at this system call; what unwinds the stack can do nothing more."""
 

@@ -10,10 +10,9 @@ from typing import Final
 import pytest
 
 from netwatch.bucket import Bucket
-from netwatch.storage.files import Files
 from tests.bucket.gateway import Gateway, gateway
 from tests.bucket.store import KEYS, Store
-from tests.doubles import made_lines, made_store
+from tests.doubles import seal_files
 
 MakeData = Callable[..., Path]
 
@@ -50,15 +49,7 @@ def make_data(tmp_path: Path) -> MakeData:
     def make(segments: int = 3, name: str = "data", first: int = 0, **options: object) -> Path:
         data = tmp_path / name
         data.mkdir(exist_ok=True)
-        root = os.open(data, os.O_RDONLY)
-        made = made_store(Files(root), seal_bytes=1 << 30)
-        made.start(0.0)
-        for number in range(first, first + segments):
-            made.commit([made_lines(number * LINES, LINES, filling=200, **options)], 0.0)
-            made.seal("asked")
-            made.tend(0.0)
-        assert made.close(0.0)
-        os.close(root)
+        seal_files(data, range(first, first + segments), LINES, **options)
         return data
 
     return make

@@ -19,6 +19,8 @@ UNITS = (
     "netwatch-probe.service",
     "netwatch-probe.timer",
     "netwatch-ship.service",
+    "netwatch-compact.service",
+    "netwatch-compact.timer",
 )
 PROGRAM = "/opt/netwatch/current/bin/netwatch"
 
@@ -67,6 +69,7 @@ def add_drop_in(units: Path) -> None:
         ("netwatch.service", True, 0.5),
         ("netwatch-probe.service", False, 1.5),
         ("netwatch-ship.service", False, 1.5),
+        ("netwatch-compact.service", False, 1.5),
     ],
 )
 def test_what_is_exposed_is_little(units: Path, unit: str, is_network_less: bool, most: float) -> None:
@@ -87,7 +90,7 @@ def test_every_group_of_lines_has_its_reason() -> None:
 
 
 def test_the_program_is_the_one_that_is_installed() -> None:
-    for name in ("netwatch.service", "netwatch-probe.service", "netwatch-ship.service"):
+    for name in [name for name in UNITS if name.endswith(".service")]:
         text = (ROOT / "systemd" / name).read_text("utf-8")
         commands = re.findall(r"^Exec\w+=(\S+)", text, re.MULTILINE)
         assert set(commands) == {PROGRAM}
