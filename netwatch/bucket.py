@@ -30,8 +30,10 @@ _S3_CODE: Final = re.compile(r"<Code>([^<]*)</Code>(?:.*?<Message>([^<]*)</Messa
 _TIMED_OUT: Final = re.compile(r"\bTimedOut\b|kind: Timeout\b")
 _OS_MESSAGE: Final = re.compile(r'message: "([^"]+)"')
 _NO_ROOTS: Final = "No CA certificates"
-_INSTANCE_ROLE: Final = "/latest/api/token"
-"""What obstore asks for when nobody has given it keys."""
+_KEYS_ASKED: Final = re.compile(
+    r"/latest/(?:api/token|meta-data/iam/security-credentials/)|//169\.254\.170\.\d+[:/]|performing POST REDACTED "
+)
+"""Whom obstore asks for keys when nobody has given it any: the services of instances, containers and identities."""
 
 KINDS: Final = ("denied", "no_bucket", "missing", "refused", "busy", "failed", "timeout", "unreachable")
 """What can be wrong with a request: see :func:`kind`."""
@@ -42,7 +44,7 @@ class Bucket:
     """A bucket and the prefix of all that is netwatch's in it.
 
     ``endpoint`` None is Amazon's; ``keys`` are empty where obstore itself finds them: in the variables ``AWS_…``, or as
-    the role of the instance or container.
+    the role of the instance or container, anew some minutes before they end.
     """
 
     name: str
@@ -135,8 +137,8 @@ def chosen(args: argparse.Namespace) -> Bucket:
 def reason(error: Exception) -> str:
     """What went wrong, from one of obstore's errors, in a few words without a URL or a dump."""
     text = str(error)
-    if _INSTANCE_ROLE in text:
-        return "no keys: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    if _is_about_keys(text):
+        return "no keys: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or this host a role"
     status, code = _STATUS.search(text), _S3_CODE.search(text)
     if status and code:
         return f"{status[1].strip()}, {code[1]}{': ' * bool(code[2])}{(code[2] or '').rstrip('.')}"
@@ -156,7 +158,7 @@ def kind(error: Exception) -> str:
     that flipped on the way; ``busy``: asked to come later; ``failed``: a fault of the store.
     """
     text = str(error)
-    if _INSTANCE_ROLE in text:
+    if _is_about_keys(text):
         return "denied"
     status, code = _STATUS.search(text), _S3_CODE.search(text)
     if status is None:
@@ -166,6 +168,12 @@ def kind(error: Exception) -> str:
     number = int(status[1][:3])
     known = {401: "denied", 403: "denied", 404: "missing", 408: "timeout", 429: "busy", 503: "busy"}
     return known.get(number, "failed" if number >= 500 else "refused")
+
+
+def _is_about_keys(text: str) -> bool:
+    """Whether the error comes from whom obstore asks for keys, and not from the store."""
+    container = os.environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    return bool(_KEYS_ASKED.search(text)) or bool(container and f" {container} " in text)
 
 
 def _demand_endpoint(endpoint: str) -> None:

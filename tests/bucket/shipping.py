@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from netwatch.bucket import Bucket
@@ -57,12 +57,20 @@ def unmark(data: Path) -> None:
 class Shipping:
     """A shipper's process that goes on until it is stopped."""
 
-    def __init__(self, data: Path, bucket: Bucket, log: Path, *more: str, endpoint: str | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        bucket: Bucket,
+        log: Path,
+        *more: str,
+        endpoint: str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = free_port()
         self._log = log
         command = [NETWATCH, *flags(data, bucket, "--metrics-bind", f"127.0.0.1:{self.port}", *more, endpoint=endpoint)]
         with log.open("ab") as file:
-            self.process = subprocess.Popen(command, stderr=file, env=environment(), start_new_session=True)
+            self.process = subprocess.Popen(command, stderr=file, env=environ or environment(), start_new_session=True)
 
     @property
     def log(self) -> str:

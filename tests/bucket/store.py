@@ -34,10 +34,11 @@ _PORTS: Final = ("master", "volume", "filer", "s3", "admin")
 
 
 class Store:
-    """`weed mini` below ``directory``, with the bucket ``telemetry``."""
+    """`weed mini` below ``directory``, with the bucket ``telemetry``; ``flags`` are more of its own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *flags: str) -> None:
         self.directory = directory
+        self._flags = flags
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "s3.json").write_text(json.dumps(IDENTITIES))
         self._ports: dict[str, tuple[int, int]] = {}
@@ -73,6 +74,7 @@ class Store:
             *(f"-s3.config={self.directory / 's3.json'}", "-s3.autoCreateBucket=false"),
             *("-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=8", "-master.volumeSizeLimitMB=64"),
             *(f"-s3.localSocket={self.directory / 's3.sock'}", f"-filer.localSocket={self.directory / 'filer.sock'}"),
+            *self._flags,
         ]
         with (self.directory / "weed.log").open("ab") as log:
             self._weed = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory, start_new_session=True)
