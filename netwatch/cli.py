@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 from netwatch import __version__, configuration, log, probe, reload
 from netwatch.commands import cat, man, prune, query, status, tail, verify
@@ -60,77 +62,58 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"netwatch {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    serve = commands.add_parser(
-        "serve",
-        help="run the server",
-        description="Run the server until it is told to stop.",
-        allow_abbrev=False,  # an abbreviation that works today is ambiguous once there is another setting
-    )
-    configuration.add_arguments(serve)
-    serve.set_defaults(run=_serve)
-
-    check = commands.add_parser(
-        "check-config",
-        help="check the settings and print where each comes from",
-        description="Print each setting that a server with these flags would have, and where it comes from.",
-        allow_abbrev=False,
-    )
-    configuration.add_arguments(check)
-    check.set_defaults(run=configuration.run)
-
-    printed = commands.add_parser("cat", help="print the stored lines", description=cat.__doc__)
-    cat.add_arguments(printed)
-    printed.set_defaults(run=cat.run)
-
-    newest = commands.add_parser("tail", help="print the newest lines, and follow", description=tail.__doc__)
-    tail.add_arguments(newest)
-    newest.set_defaults(run=tail.run)
-
-    verified = commands.add_parser("verify", help="verify every sealed file", description=verify.__doc__)
-    verify.add_arguments(verified)
-    verified.set_defaults(run=verify.run)
-
-    asked = commands.add_parser("query", help="answer a question about the stored reports", description=query.__doc__)
-    query.add_arguments(asked)
-    asked.set_defaults(run=query.run)
-
-    pruned = commands.add_parser(
-        "prune", help="delete what the retention settings do not keep", description=prune.__doc__
-    )
-    prune.add_arguments(pruned)
-    pruned.set_defaults(run=prune.run)
-
-    shipped = commands.add_parser("ship", help="put the sealed files into a bucket", description=ship.__doc__)
-    ship.add_arguments(shipped)
-    shipped.set_defaults(run=ship.run)
-
-    compacted = commands.add_parser(
-        "compact", help="make few large objects of a bucket's many small ones", description=compact.__doc__
-    )
-    compact.add_arguments(compacted)
-    compacted.set_defaults(run=compact.run)
-
-    again = commands.add_parser("reload", help="have the running server use its changed settings")
-    reload.add_arguments(again)
-    again.set_defaults(run=reload.run)
-
-    measure = commands.add_parser("probe", help="measure URLs and post the result")
-    probe.add_arguments(measure)
-    measure.set_defaults(run=probe.run)
-
-    shown = commands.add_parser("status", help="show how a running server is", description=status.__doc__)
-    status.add_arguments(shown)
-    shown.set_defaults(run=status.run)
-
-    load = commands.add_parser("loadtest", help="load a server with reports, and audit what it stores")
-    loadtest.add_arguments(load)
-    load.set_defaults(run=loadtest.run)
-
-    manual = commands.add_parser("man", help="print the manual page")
-    man.add_arguments(manual)
-    manual.set_defaults(run=man.run_with(_parser))
+    for name, help_, description, declare, run in _commands():
+        command = commands.add_parser(
+            name,
+            help=help_,
+            description=description,
+            # an abbreviation that works today is ambiguous once there is another setting
+            allow_abbrev=declare is not configuration.add_arguments,
+        )
+        declare(command)
+        command.set_defaults(run=run)
     return parser
+
+
+class _Command(NamedTuple):
+    name: str
+    help: str
+    description: str | None
+    declare: Callable[[argparse.ArgumentParser], None]
+    """Adds its flags."""
+    run: Callable[[argparse.Namespace], int]
+
+
+def _commands() -> list[_Command]:
+    settings = configuration.add_arguments
+    shown = "Print each setting that a server with these flags would have, and where it comes from."
+    small = "make few large objects of a bucket's many small ones"
+    return [
+        _Command("serve", "run the server", "Run the server until it is told to stop.", settings, _serve),
+        _Command(
+            "check-config", "check the settings and print where each comes from", shown, settings, configuration.run
+        ),
+        _Command("cat", "print the stored lines", cat.__doc__, cat.add_arguments, cat.run),
+        _Command("tail", "print the newest lines, and follow", tail.__doc__, tail.add_arguments, tail.run),
+        _Command("verify", "verify every sealed file", verify.__doc__, verify.add_arguments, verify.run),
+        _Command("query", "answer a question about the stored reports", query.__doc__, query.add_arguments, query.run),
+        _Command(
+            "prune", "delete what the retention settings do not keep", prune.__doc__, prune.add_arguments, prune.run
+        ),
+        _Command("ship", "put the sealed files into a bucket", ship.__doc__, ship.add_arguments, ship.run),
+        _Command("compact", small, compact.__doc__, compact.add_arguments, compact.run),
+        _Command("reload", "have the running server use its changed settings", None, reload.add_arguments, reload.run),
+        _Command("probe", "measure URLs and post the result", None, probe.add_arguments, probe.run),
+        _Command("status", "show how a running server is", status.__doc__, status.add_arguments, status.run),
+        _Command(
+            "loadtest",
+            "load a server with reports, and audit what it stores",
+            None,
+            loadtest.add_arguments,
+            loadtest.run,
+        ),
+        _Command("man", "print the manual page", None, man.add_arguments, man.run_with(_parser)),
+    ]
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -33,6 +33,11 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_seconds(parser: argparse.ArgumentParser, flag: str, default_s: float, help_: str) -> None:
+    """Declare a duration in seconds, whose default its help shows."""
+    parser.add_argument(flag, type=seconds, default=default_s, metavar="S", help=f"{help_} (%(default)s)")
+
+
 def add_wanted(parser: argparse.ArgumentParser) -> None:
     """Declare which lines are wanted, and how they are printed."""
     parser.add_argument(

@@ -33,30 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--since", type=options.since, default="7d", metavar="TIME", help="only newer days: %(default)s ago, or a time"
     )
-    parser.add_argument(
-        "--settle-s",
-        type=options.seconds,
-        default=7200.0,
-        metavar="S",
-        help="leave an hour alone until so long after its end: what is late still comes (%(default)s)",
+    options.add_seconds(
+        parser, "--settle-s", 7200.0, "leave an hour alone until so long after its end: what is late still comes"
     )
-    parser.add_argument(
+    options.add_seconds(
+        parser,
         "--grace-s",
-        type=options.seconds,
-        default=60.0,
-        metavar="S",
-        help="leave the small objects beside the large one so long, for queries that have listed them (%(default)s)",
+        60.0,
+        "leave the small objects beside the large one so long, for queries that have listed them",
     )
     parser.add_argument(
         "--target-bytes", type=options.size, default="64MiB", metavar="SIZE", help="of a large object (%(default)s)"
     )
-    parser.add_argument(
-        "--lease-s",
-        type=options.seconds,
-        default=600.0,
-        metavar="S",
-        help="when one was killed, the next may begin after so long (%(default)s)",
-    )
+    options.add_seconds(parser, "--lease-s", 600.0, "when one was killed, the next may begin after so long")
     parser.add_argument("--dry-run", action="store_true", help="print what would become one, and do nothing")
 
 

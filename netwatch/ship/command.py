@@ -34,13 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="on average at most, such as 2MiB; by default all",
     )
-    parser.add_argument(
-        "--timeout-s",
-        type=options.seconds,
-        default=30.0,
-        metavar="S",
-        help="for one request to the store (%(default)s)",
-    )
+    options.add_seconds(parser, "--timeout-s", 30.0, "for one request to the store")
     parser.add_argument(
         "--metrics-bind", type=_address, metavar="HOST:PORT", help="serve /metrics there; by default nowhere"
     )

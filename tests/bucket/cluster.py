@@ -13,7 +13,7 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Final, Self
 
 from netwatch.bucket import Bucket
 from tests.bucket.store import IDENTITIES, KEYS, NAME, WEED
@@ -161,24 +161,38 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-class NodeStorm:
-    """Kills a volume server, the leading master or a filer every so often, and starts it again."""
+class Storm:
+    """What is done again and again beside a ``with`` block, until its end or :meth:`end`."""
 
-    def __init__(self, cluster: Cluster, every_s: float, seed: int) -> None:
-        self.kills = Counter[str]()
-        self._cluster = cluster
-        self._every_s = every_s
-        self._random = Random(seed)
+    def __init__(self) -> None:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> NodeStorm:
+    def _run(self) -> None:
+        """Return soon after ``_over`` is set."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
         self._over.set()
         self._thread.join()
+
+
+class NodeStorm(Storm):
+    """Kills a volume server, the leading master or a filer every so often, and starts it again."""
+
+    def __init__(self, cluster: Cluster, every_s: float, seed: int) -> None:
+        super().__init__()
+        self.kills = Counter[str]()
+        self._cluster = cluster
+        self._every_s = every_s
+        self._random = Random(seed)
 
     def _run(self) -> None:
         while not self._over.wait(self._every_s):

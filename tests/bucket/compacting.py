@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Final
 from netwatch import cli
 from netwatch.bucket import Bucket
 from netwatch.compaction import plan
+from tests.bucket.cluster import Storm
 from tests.bucket.store import environment
 from tests.system.server import ROOT
 
@@ -65,26 +65,17 @@ def compact_all(bucket: Bucket, log: Path, timeout_s: float) -> None:
         time.sleep(1.0)
 
 
-class Compactors:
+class Compactors(Storm):
     """One compactor after the other, at either gateway (``bucket``); half of them are killed if they take long."""
 
     def __init__(self, bucket: Callable[[int], Bucket], log: Path, seed: int) -> None:
+        super().__init__()
         self.ends = Counter[str]()
         """How many were ``done``, ``failed`` or ``killed``."""
         self._bucket = bucket
         self._log = log
         self._random = Random(seed)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
         log.touch()
-
-    def __enter__(self) -> Compactors:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
 
     def _run(self) -> None:
         while not self._over.wait(self._random.uniform(0, 4)):

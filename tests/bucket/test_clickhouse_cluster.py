@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-import socket
+import socketserver
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,33 +28,30 @@ REVISION = 54449
 """Of the native protocol: the last one before both sides send more than this host reads."""
 
 
-class Host:
+class Host(socketserver.ThreadingTCPServer):
     """A host of the cluster that greets, notes what it is asked, and hangs up."""
 
+    daemon_threads = True
+
     def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.port: int = self.server_address[1]
         self.received: list[bytes] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=[connection], daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            connection.recv(65536)
-            connection.sendall(_hello())
-            self.received.append(connection.recv(1 << 20))
-
-    def close(self) -> None:
-        self._listener.close()
+        threading.Thread(target=self.serve_forever, args=[0.02], daemon=True).start()
 
     def asked(self) -> set[str]:
         found = re.findall(rb"SELECT [\x20-\x7e]+", b"".join(self.received))
         return {statement.decode() for statement in found}
+
+
+class _Connection(socketserver.BaseRequestHandler):
+    server: Host
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            self.request.recv(65536)
+            self.request.sendall(_hello())
+            self.server.received.append(self.request.recv(1 << 20))
 
 
 def _hello() -> bytes:
@@ -76,9 +73,9 @@ def _number(number: int) -> bytes:
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    opened = Host()
-    yield opened
-    opened.close()
+    with Host() as opened:
+        yield opened
+        opened.shutdown()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from itertools import pairwise
@@ -24,7 +23,7 @@ from netwatch.loadtest.audit import audit
 from netwatch.loadtest.ledger import Fate
 from netwatch.reports import ID
 from tests.bucket import host
-from tests.bucket.cluster import Cluster, NodeStorm
+from tests.bucket.cluster import Cluster, NodeStorm, Storm
 from tests.bucket.compacting import Compactors, compact_all
 from tests.bucket.shipping import Shipping
 from tests.bucket.store import environment, objects, paths
@@ -39,33 +38,27 @@ SHIPPED_S: Final = 300.0
 QUERY_EVERY_S: Final = 15.0
 
 
-class Shippers:
+class Shippers(Storm):
     """A shipper for each host, killed now and then, and started again as systemd would."""
 
     def __init__(self, cluster: Cluster, directory: Path) -> None:
+        super().__init__()
         self.kills = 0
         self._cluster = cluster
         self._directory = directory
         self._running = [self._start(number) for number in range(HOSTS)]
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._kill)
 
     def _start(self, number: int) -> Shipping:
         directory = self._directory / f"host{number}"
         bucket = self._cluster.bucket(number % 2, "all")
         return Shipping(directory / "data", bucket, directory / "ship.log", "--timeout-s", "10")
 
-    def __enter__(self) -> Shippers:
-        self._thread.start()
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
+        self.end()
         for shipping in self._running:
             assert shipping.stop() == 0
 
-    def _kill(self) -> None:
+    def _run(self) -> None:
         random = Random(6)
         while not self._over.wait(7):
             number = random.randrange(HOSTS)
@@ -75,8 +68,7 @@ class Shippers:
 
     def settle(self) -> float:
         """Kill no more; how long it took until nothing waits."""
-        self._over.set()
-        self._thread.join()
+        self.end()
         began_s = time.monotonic()
         for shipping in self._running:
             shipping.wait_for(lambda found: found["waiting_segments"] == 0, SHIPPED_S)
@@ -130,7 +122,7 @@ def run(directory: Path, duration_s: float) -> str:
                     time.sleep(min(QUERY_EVERY_S, max(until_s - time.monotonic(), 0.0)))
                     queries.ask()
                 codes = [process.wait(120) for process in hosts]
-            nodes.__exit__()
+            nodes.end()
             settled_s = shippers.settle()
         assert codes == [0] * HOSTS
         assert queries.counts

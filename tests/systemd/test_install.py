@@ -94,12 +94,14 @@ def test_a_version_that_does_not_start_gives_way_to_the_old_one(
     add_version(other_wheels, "99.0", tmp_path / "source", broken=True)
     host = make_machine(installed, more_binds=(f"--bind-ro={other_wheels}:/other",)).boot()
     wait_until_it_serves(host)
+    host.run("rm /opt/netwatch/current/systemd/netwatch-compact.*")  # as if the old one had known no such unit
     host.run("mkdir /tmp/newer; cp -r /src/scripts /src/systemd /tmp/newer")
     host.run("sed -i 's/ serve / serve --new-setting /' /tmp/newer/systemd/netwatch.service")
     assert "the old one is back" in host.fail("/tmp/newer/scripts/install --wheels /other --network-less")
     assert status_of(host) == "200"
     host.run("cmp /src/systemd/netwatch.service /usr/local/lib/systemd/system/netwatch.service")
     assert show(host, "PrivateNetwork") == "no"
+    host.fail("systemctl cat netwatch-compact.timer")
     assert host.run("netwatch --version").strip() == f"netwatch {__version__}"
     assert len(host.run("ls /opt/netwatch/releases").split()) == 1
 
