@@ -138,7 +138,11 @@ def reason(error: Exception) -> str:
     """What went wrong, from one of obstore's errors, in a few words without a URL or a dump."""
     text = str(error)
     if _is_about_keys(text):
-        return "no keys: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or this host a role"
+        return f"no keys: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or this host a role ({_said(text)})"
+    return _said(text)
+
+
+def _said(text: str) -> str:
     status, code = _STATUS.search(text), _S3_CODE.search(text)
     if status and code:
         return f"{status[1].strip()}, {code[1]}{': ' * bool(code[2])}{(code[2] or '').rstrip('.')}"

@@ -115,9 +115,13 @@ def test_keys_that_last_are_asked_for_once(
     assert role.given == {"instance": 1}
 
 
-@pytest.mark.parametrize("service", ["instance", "container", "web"])
+@pytest.mark.parametrize(
+    ("service", "answered"),
+    [("instance", "404 Not Found"), ("container", "401 Unauthorized"), ("web", "400 Bad Request")],
+)
 def test_without_a_role_it_is_told_what_to_do(
     service: str,
+    answered: str,
     serve: Serve,
     make_data: MakeData,
     bucket: Bucket,
@@ -131,5 +135,6 @@ def test_without_a_role_it_is_told_what_to_do(
     assert ship(make_data(1), bucket, "--again") == 1
     (said,) = [line for line in capfd.readouterr().err.splitlines() if "ship_refused" in line]
     assert '"kind":"denied","error":"no keys: give AWS_ACCESS_KEY_ID' in said
+    assert f"or this host a role ({answered})" in said
     assert main(["compact", "--bucket", str(bucket), "--endpoint", str(bucket.endpoint)]) == 1
     assert "cannot be compacted: no keys: give AWS_ACCESS_KEY_ID" in capfd.readouterr().err
