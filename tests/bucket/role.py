@@ -13,6 +13,7 @@ import re
 import secrets
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -26,6 +27,8 @@ from tests.bucket.store import KEYS, Store
 ROLE: Final = "netwatch-host"
 _ROLES: Final = "/latest/meta-data/iam/security-credentials/"
 CONTAINER: Final = "/v2/credentials/abc123"
+TASK: Final = "/v2/credentials/task"
+"""What a task of ECS asks for, without a token."""
 TOKEN: Final = "header.payload.signature"
 IAM: Final = {
     "sts": {
@@ -65,9 +68,15 @@ _STS: Final = """<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws
 
 
 class Role:
-    """The three services, at ``endpoint``; ``has_role`` False is an instance without a role."""
+    """All of them, at ``endpoint``; ``has_role`` False is an instance without a role."""
 
-    def __init__(self, keys: Mapping[str, str], lasts_s: float, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        keys: Mapping[str, str],
+        lasts_s: float,
+        tls: ssl.SSLContext | None = None,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
         self.keys = keys
         self.lasts_s = lasts_s
         self.has_role = True
@@ -89,7 +98,7 @@ class Role:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(address, Handler)
         if tls:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.endpoint = f"http{'s' * bool(tls)}://127.0.0.1:{self._server.server_port}"
@@ -109,7 +118,9 @@ class Role:
 
     def get(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path
-        if path == CONTAINER and self.has_role and request.headers.get("Authorization") == TOKEN:
+        if path == TASK:
+            _answer(request, 200, json.dumps(self._given("task")))
+        elif path == CONTAINER and self.has_role and request.headers.get("Authorization") == TOKEN:
             _answer(request, 200, json.dumps(self._given("container")))
         elif request.headers.get("X-aws-ec2-metadata-token") not in self._tokens:
             _answer(request, 401)
@@ -131,10 +142,11 @@ class Role:
 
     def _given(self, service: str) -> dict[str, str]:
         self.given[service] += 1
+        print(service, flush=True)
         return {
             "AccessKeyId": self.keys["AWS_ACCESS_KEY_ID"],
             "SecretAccessKey": self.keys["AWS_SECRET_ACCESS_KEY"],
-            "Token": self.keys["AWS_SESSION_TOKEN"],
+            "Token": self.keys.get("AWS_SESSION_TOKEN", ""),
             "Expiration": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + self.lasts_s)),
         }
 
@@ -158,3 +170,8 @@ def _answer(request: BaseHTTPRequestHandler, status: int, text: str = "") -> Non
     request.send_header("Content-Length", str(len(content)))
     request.end_headers()
     request.wfile.write(content)
+
+
+if __name__ == "__main__":  # of a network of its own, at all its addresses and the port that is Amazon's
+    Role({"AWS_ACCESS_KEY_ID": sys.argv[1], "AWS_SECRET_ACCESS_KEY": sys.argv[2]}, 3600.0, address=("", 80))
+    threading.Event().wait()

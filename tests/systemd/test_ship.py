@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.bucket.role import TASK
 from tests.bucket.store import WEED
 from tests.doubles import seal_files
 from tests.systemd.conftest import Boot
-from tests.systemd.machine import Machine
+from tests.systemd.machine import ROOT, Machine
 from tests.systemd.test_install import INSTALL
 from tests.systemd.test_service import show, status_of
 
@@ -111,3 +115,33 @@ def test_the_timer_compacts_what_was_shipped(make_machine: Boot, installed: obje
     host.run(f"ls {stamp} && /src/scripts/install --uninstall")
     host.fail(f"ls {stamp} || systemctl cat netwatch-compact.timer")
     assert host.run("systemctl list-timers --all").count("netwatch") == 0
+
+
+@pytest.fixture
+def role(make_machine: Boot, installed: object, tmp_path: Path) -> Iterator[tuple[Machine, Path]]:
+    """A machine with a store, beside which Amazon's services give keys; and whom they gave some, line by line."""
+    host = with_store(make_machine(installed, more_binds=WITH_WEED).boot())
+    host.run(": > /etc/netwatch/aws")
+    for address in ("169.254.169.254", "169.254.170.2"):
+        subprocess.run([*host.network, "ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
+    command = [*host.network, sys.executable, "-m", "tests.bucket.role", "host1", "not-a-secret"]
+    with (tmp_path / "given").open("wb") as given:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=given)
+    try:
+        yield host, tmp_path / "given"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_it_ships_with_the_role_of_the_instance_or_the_task(role: tuple[Machine, Path]) -> None:
+    host, given = role
+    host.run("systemctl start netwatch-ship")
+    seal(host)
+    wait_for(host, f"{METRICS} | grep 'netwatch_ship_segments_total 1'")
+    assert given.read_text().split() == ["instance"]
+    host.run(f"echo AWS_CONTAINER_CREDENTIALS_RELATIVE_URI={TASK} >> /etc/netwatch/ship.env")
+    host.run("systemctl restart netwatch-ship")
+    seal(host)
+    wait_for(host, f"{METRICS} | grep 'netwatch_ship_segments_total 1'")
+    assert given.read_text().split() == ["instance", "task"]
