@@ -66,7 +66,7 @@ def test_another_media_type_is_415_with_what_is_taken(kind: str) -> None:
 def test_a_body_is_taken_apart_alike_below_and_near_its_limit(
     kind: str, sent: bytes, reports: list[bytes], max_reports: int
 ) -> None:
-    assert [bytes(report).strip(b"\r") for report in asyncio.run(body.split(sent, kind, max_reports))] == reports
+    assert [bytes(report).strip(b"\r\n") for report in asyncio.run(body.split(sent, kind, max_reports))] == reports
 
 
 @pytest.mark.parametrize("sent", [b"[1,2,3]", b"[1,2,null]", b"[[],{},[],[]]", b"[" + b"1," * 5000 + b"1]"])
