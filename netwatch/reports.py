@@ -9,16 +9,18 @@ from __future__ import annotations
 import functools
 import gc
 import hashlib
+import itertools
 import math
+import os
 import random
 import re
 import time
-import zlib
 from binascii import hexlify
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from typing import Annotated, Any, Final
 
 import msgspec
+from zlib_ng.zlib_ng import crc32
 
 from netwatch.errors import Rejected
 
@@ -237,6 +239,7 @@ class Lines:
         self._max_depth = max_depth
         self._times = _Times()
         self._now_ns = -1
+        self._ids: Iterator[bytes]
         self._after_id = b""
         """What follows a line's id at that time: the same for all reports of a request."""
 
@@ -250,9 +253,10 @@ class Lines:
         report = encode_report(raw, self._max_depth)
         if now_ns != self._now_ns:
             self._now_ns = now_ns
+            self._ids = ids(now_ns // 1_000_000)
             self._after_id = f'","receivedAt":"{self._times.text(now_ns)}","kind":"report"'.encode() + self._server
-        start = b'{"id":"%b%b%b,"report":' % ((line_id or new_id(now_ns)).encode(), self._after_id, address)
-        return self._finished(start, report)
+        id_ = line_id.encode() if line_id else next(self._ids)
+        return self._finished(b"".join((_LINE_START, id_, self._after_id, address, b',"report":')), report)
 
     def browser_line(
         self, raw: bytes | msgspec.Raw, now_ns: int, line_id: str, address: bytes, kept: Container[str]
@@ -273,7 +277,7 @@ class Lines:
     def _finished(self, head: bytes, report: bytes) -> bytes:
         if len(head) + len(report) + _CRC_BYTES > self._max_report_bytes:
             raise self._too_large()
-        checksum = zlib.crc32(report, zlib.crc32(head)).to_bytes(4, "big")
+        checksum = crc32(report, crc32(head)).to_bytes(4, "big")
         return b"".join((head, report, b',"crc":"', hexlify(checksum), b'"}\n'))
 
     def _too_large(self) -> Rejected:
@@ -301,16 +305,25 @@ class _Times:
         return f"{self._text}{nanoseconds // 1000:06d}Z"
 
 
-def new_id(now_ns: int) -> str:
-    """A UUID of version 7 (RFC 9562): the time in ms, then random bits."""
-    bits = random.getrandbits  # not a secret: an id only has to be unique
-    parts = (_time_of_id(now_ns // 1_000_000), bits(12), 0x8000 | bits(14), bits(48))
-    return "%s-7%03x-%04x-%012x" % parts  # noqa: UP031 - an f-string takes half as much again
-
-
 @functools.lru_cache(maxsize=1)
-def _time_of_id(now_ms: int) -> str:
-    return f"{now_ms >> 16 & 0xFFFFFFFF:08x}-{now_ms & 0xFFFF:04x}"
+def ids(now_ms: int) -> Iterator[bytes]:
+    """UUIDs of version 7 (RFC 9562, method 2 of its section 6.2): the time in ms since the epoch, then random bits.
+
+    The last 48 bits count on from where they began, so that within one millisecond of one process no two are the same;
+    the first of them is 0 at the beginning, which leaves room to count.
+    """
+    bits = random.getrandbits  # not a secret: an id only has to be unique
+    high, low = now_ms >> 16 & 0xFFFFFFFF, now_ms & 0xFFFF
+    start = b"%08x-%04x-7%03x-%04x-" % (high, low, bits(12), 0x8000 | bits(14))
+    return map((start + b"%012x").__mod__, itertools.count(bits(47)))
+
+
+os.register_at_fork(after_in_child=ids.cache_clear)
+
+
+def new_id(now_ns: int) -> str:
+    """A UUID of version 7 with that time (ns since the epoch)."""
+    return next(ids(now_ns // 1_000_000)).decode()
 
 
 class Key:
@@ -331,6 +344,6 @@ class Key:
 
 def is_whole(line: bytes) -> bool:
     """Whether ``line`` (without its line feed) is a line as it was made: its start, its end and its checksum."""
-    return line.startswith(_LINE_START) and line[-_CRC_BYTES:] == b',"crc":"%08x"}' % zlib.crc32(
+    return line.startswith(_LINE_START) and line[-_CRC_BYTES:] == b',"crc":"%08x"}' % crc32(
         memoryview(line)[:-_CRC_BYTES]
     )

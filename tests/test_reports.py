@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import random
 import re
 import uuid
@@ -140,13 +141,37 @@ def test_the_id_is_a_uuid_of_version_7_with_the_time() -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_each_random_bit_of_an_id_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_random_bit_of_an_id_is_used_but_the_one_that_leaves_room_to_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(random, "getrandbits", lambda count: (1 << count) - 1)
-    ones = uuid.UUID(new_id(0)).int
+    ones = uuid.UUID(new_id(1_000_000)).int
     monkeypatch.setattr(random, "getrandbits", lambda count: 0)
     zeros = uuid.UUID(new_id(0)).int
-    assert (ones ^ zeros).bit_count() == 74
+    assert ((ones ^ zeros) & ~(1 << 80)).bit_count() == 73
     assert uuid.UUID(int=zeros).version == uuid.UUID(int=ones).version == 7
+
+
+def test_ids_of_one_millisecond_count_on_and_keep_their_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "getrandbits", lambda count: (1 << count) - 1)
+    made = [uuid.UUID(new_id(2_000_000 + number)) for number in range(3)]
+    assert [one.int - made[0].int for one in made] == [0, 1, 2]
+    assert made[2].hex.endswith("800000000001")
+
+
+def test_processes_that_fork_within_one_millisecond_do_not_share_ids() -> None:
+    own = new_id(3_000_000)
+    read_end, write_end = os.pipe()
+    if not (child := os.fork()):
+        os.write(write_end, new_id(3_000_000).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    other = os.read(read_end, 100).decode()
+    os.close(read_end)
+    os.close(write_end)
+    assert len(other) == len(own)
+    assert other[:15] == own[:15]
+    assert other[15:32] != own[15:32]
 
 
 @pytest.mark.parametrize(
