@@ -17,7 +17,7 @@ from netwatch.errors import Overloaded, StartError
 from netwatch.metrics import table
 from netwatch.metrics.board import Meter
 from netwatch.queue import STORED, Batch, Inbox, Stored
-from netwatch.reports import ID, LINE_END
+from netwatch.reports import ID, line_count
 from netwatch.settings import Settings
 from netwatch.storage.files import Files
 from netwatch.storage.retention import Retention
@@ -127,7 +127,7 @@ class Writer:
         meter = self._meter
         meter.add(table.COMMITS)
         meter.observe(table.COMMIT_BATCHES, len(group))
-        meter.observe(table.COMMIT_LINES, sum(some.count(LINE_END) for some in lines))
+        meter.observe(table.COMMIT_LINES, sum(map(line_count, lines)))
         meter.observe(table.COMMIT_BYTES, sum(map(len, lines)))
         meter.set(table.LAST_COMMIT_AT, time.time_ns())
 
@@ -158,7 +158,7 @@ class Writer:
             new.append(missing)
             own_claims[key] = own[ID].decode()
             # what a resend finds stored, the writer before this one stored for the very same request
-            results.append(Stored((own if batch.is_resend else missing).count(LINE_END), own_claims[key]))
+            results.append(Stored(line_count(own if batch.is_resend else missing), own_claims[key]))
         claims |= own_claims
         return new, results
 
