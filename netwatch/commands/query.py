@@ -34,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_data_dir(parser)
     bucket.add_arguments(parser)
+    # None until the command line names one: what it names wins over what the environment has of the other.
+    parser.set_defaults(
+        data_dir=None,
+        bucket=None,
+        otherwise_data_dir=parser.get_default("data_dir"),
+        otherwise_bucket=parser.get_default("bucket"),
+    )
     parser.add_argument(
         "--since",
         type=options.since,
@@ -79,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sql:
         print(asked.sql if asked else args.question, end="")
         return 0
+    _choose(args)
     if args.format == "parquet" and sys.stdout.isatty():
         raise StartError("Parquet is not for terminals: write it to a file (> answer.parquet).", 2)
     if args.plot and find_spec("matplotlib") is None:
@@ -95,12 +103,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _choose(args: argparse.Namespace) -> None:
+    """Leave ``bucket`` None unless it is to be asked: flags over environment, there the bucket over the directory."""
+    if args.data_dir is not None and args.bucket is not None:
+        raise StartError("Give --data-dir or --bucket, not both: a query reads one of them.", 2)
+    if args.data_dir is None:
+        args.data_dir = args.otherwise_data_dir
+        if args.bucket is None:
+            args.bucket = args.otherwise_bucket
+
+
 @contextlib.contextmanager
 def _views(engine: Engine, args: argparse.Namespace, span: Span) -> Iterator[None]:
     """The views over what the flags name, as long as it is open."""
     from netwatch.query import sources
 
-    if args.bucket:
+    if args.bucket is not None:
         chosen = bucket.chosen(args)
         store = chosen.open()
         try:

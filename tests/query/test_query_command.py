@@ -75,6 +75,20 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> s
     return printed.err
 
 
+def test_what_the_command_line_names_wins_over_the_environment(
+    minutes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETWATCH_BUCKET", "no bucket's URL")
+    count = "SELECT count(*) AS n FROM reports"
+    assert main(["query", count, "--data-dir", str(minutes), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"n": 240}
+    monkeypatch.setenv("NETWATCH_DATA_DIR", str(minutes))
+    assert "no bucket's URL" in refused(capsys, 2, count), "of the two variables, the bucket's"
+    assert "--bucket cannot be 'nowhere'" in refused(capsys, 2, count, "--bucket", "nowhere")
+    assert "Name the bucket" in refused(capsys, 2, count, "--bucket", "")
+    assert "not both" in refused(capsys, 2, count, "--bucket", "s3://telemetry", "--data-dir", str(minutes))
+
+
 def test_without_a_question_it_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["query"]) == 0
     printed = capsys.readouterr().out
@@ -297,7 +311,6 @@ def test_a_longer_line_than_told_is_said_and_read_when_told(
         (["--memory-limit", "lots"], "--memory-limit cannot be 'lots'"),
         (["--memory-limit", "1MiB"], "The answer needs more memory than --memory-limit 1MiB"),
         (["--since", "1h", "--until", "2h"], "--since must be before --until"),
-        (["--bucket", "nowhere"], "--bucket cannot be 'nowhere'"),
     ],
 )
 def test_wrong_flags_are_said(data: Path, capsys: pytest.CaptureFixture[str], flags: list[str], says: str) -> None:
