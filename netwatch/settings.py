@@ -113,7 +113,10 @@ def _texts(value: object) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise ValueError("give texts with commas between them")
-    return tuple(item.strip() for item in items if item.strip())
+    texts = tuple(item.strip() for item in items if item.strip())
+    if value and not texts:  # who meant to write some would have a server without: for tokens, an open door
+        raise ValueError("give texts with commas between them, or nothing at all")
+    return texts
 
 
 _ORIGIN: Final = re.compile(
