@@ -119,8 +119,8 @@ def chosen(args: argparse.Namespace) -> Bucket:
     match = _URL.match(args.bucket)
     if not match or ".." in match[1]:
         raise StartError(
-            f"{_source('bucket', args.bucket)} cannot be {args.bucket!r}: give s3://name or s3://name/prefix, the name of "
-            "3 to 63 small letters, digits, dots and dashes.",
+            f"{_source('bucket', args.bucket)} cannot be {args.bucket!r}: give s3://name or s3://name/prefix, the "
+            "name of 3 to 63 small letters, digits, dots and dashes.",
             2,
         )
     prefix = (match[2] or "").strip("/")
