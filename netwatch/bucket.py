@@ -119,13 +119,17 @@ def chosen(args: argparse.Namespace) -> Bucket:
     match = _URL.match(args.bucket)
     if not match or ".." in match[1]:
         raise StartError(
-            f"--bucket cannot be {args.bucket!r}: give s3://name or s3://name/prefix, the name of 3 to 63 small "
-            "letters, digits, dots and dashes.",
+            f"{_source('bucket', args.bucket)} cannot be {args.bucket!r}: give s3://name or s3://name/prefix, the "
+            "name of 3 to 63 small letters, digits, dots and dashes.",
             2,
         )
     prefix = (match[2] or "").strip("/")
     if prefix and not all(re.fullmatch(r"(?!\.\.?\Z)[A-Za-z0-9!_.'()=-]+", part) for part in prefix.split("/")):
-        raise StartError(f"The prefix in {args.bucket!r} needs letters, digits and ! - _ . ' ( ) = between slashes.", 2)
+        raise StartError(
+            f"The prefix in {_source('bucket', args.bucket)}, {args.bucket!r}, needs letters, digits and "
+            "! - _ . ' ( ) = between slashes.",
+            2,
+        )
     if args.endpoint:
         _demand_endpoint(args.endpoint)
     keys = _credential(os.environ.get("CREDENTIALS_DIRECTORY"))
@@ -180,6 +184,12 @@ def _is_about_keys(text: str) -> bool:
     return bool(_KEYS_ASKED.search(text)) or bool(container and f" {container} " in text)
 
 
+def _source(name: str, value: str) -> str:
+    """What gave the value: the variable if it has this one, else the flag."""
+    variable = f"NETWATCH_{name.upper()}"
+    return variable if os.environ.get(variable) == value else f"--{name}"
+
+
 def _demand_endpoint(endpoint: str) -> None:
     try:
         parts = urlsplit(endpoint)
@@ -187,7 +197,8 @@ def _demand_endpoint(endpoint: str) -> None:
     except ValueError:
         is_good = False
     if not is_good or parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
-        raise StartError(f"--endpoint cannot be {endpoint!r}: give a URL such as https://s3.example.org:9000.", 2)
+        source = _source("endpoint", endpoint)
+        raise StartError(f"{source} cannot be {endpoint!r}: give a URL such as https://s3.example.org:9000.", 2)
 
 
 def _credential(directory: str | None) -> dict[str, str]:

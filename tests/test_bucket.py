@@ -63,6 +63,23 @@ def test_what_cannot_be_is_refused_with_advice(flags: list[str], said: str) -> N
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("bucket", "telemetry"), ("bucket", "s3://telemetry/a b"), ("endpoint", "s3.example.org")]
+)
+def test_the_error_names_what_gave_the_value(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETWATCH_BUCKET", "s3://telemetry")
+    with pytest.raises(StartError) as by_flag:
+        chosen(f"--{name}", value)
+    variable = f"NETWATCH_{name.upper()}"
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StartError) as by_variable:
+        chosen()
+    assert f"--{name}" in str(by_flag.value)
+    assert variable not in str(by_flag.value)
+    assert variable in str(by_variable.value)
+    assert f"--{name}" not in str(by_variable.value)
+
+
 def test_the_systemd_credential_has_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert not chosen("--bucket", "s3://telemetry").keys

@@ -51,7 +51,10 @@ def plot(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str, path
     try:
         figure.savefig(path)
     except OSError as error:
-        raise StartError(f"Cannot write {path}: {error.strerror}.") from None
+        raise StartError(
+            f"Cannot write {path}: {error.strerror}. "
+            "Give --plot a file in a directory that is there and that you may write to."
+        ) from None
 
 
 def _draw(axes: Axes, lines: dict[str, list[_Point]]) -> None:

@@ -206,6 +206,13 @@ def test_a_plot_is_drawn(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         assert all(f"<!-- {label} -->" in text for label in ("p50_ms", "p95_ms", "p99_ms", "host-0", "percentiles"))
 
 
+def test_a_plot_that_cannot_be_written_says_what_to_do(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data-dir", str(data), "--plot", str(tmp_path / "missing" / "a.png")]
+    assert "Give --plot a file in a directory that is there" in refused(capsys, 1, "percentiles", *flags)
+
+
 def test_a_plot_without_a_time_is_refused(minutes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data-dir", str(minutes), "--plot", str(tmp_path / "a.png")]
     assert "--plot needs rows with a time and a number" in refused(capsys, 2, "SELECT 1 AS a", *flags)
