@@ -159,6 +159,19 @@ def _said(text: str) -> str:
     return text.partition("\n")[0].rpartition(" - ")[2]
 
 
+def advice(error: Exception, bucket: Bucket) -> str:
+    """What to do about it, for who gave the bucket by hand; "" where nothing but the reason can be said."""
+    match kind(error):
+        case "denied" if not _is_about_keys(str(error)):  # else the reason says it
+            return " Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do there."
+        case "no_bucket":
+            return " Check the bucket's name, or make it."
+        case "unreachable" | "timeout":
+            return f" Check the endpoint, {bucket.endpoint or 'which is Amazon: --endpoint names another store'}."
+        case _:
+            return ""
+
+
 def kind(error: Exception) -> str:
     """Which of :data:`KINDS` one of obstore's errors is.
 

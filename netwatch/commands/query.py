@@ -130,7 +130,7 @@ def _views(engine: Engine, args: argparse.Namespace, span: Span) -> Iterator[Non
         try:
             sizes = sources.bucket_keys(store, span)
         except Exception as error:  # obstore's have no common base
-            raise StartError(f"Cannot list {chosen}: {bucket.reason(error)}.") from None
+            raise StartError(f"Cannot list {chosen}: {bucket.reason(error)}.{bucket.advice(error, chosen)}") from None
         _demand(sizes, str(chosen), args)
         engine.add_file_system(BucketFiles(store, sizes))
         engine.make_views([f"{PROTOCOL}://{key}" for key in sizes], span, args.max_line_bytes)

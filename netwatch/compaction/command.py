@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"Another compactor has the lease: {held}.")
         return 1
     except (BaseError, OSError) as error:
-        raise StartError(f"{target} cannot be compacted: {bucket.reason(error)}.") from None
+        advice = bucket.advice(error, target) if isinstance(error, BaseError) else ""
+        raise StartError(f"{target} cannot be compacted: {bucket.reason(error)}.{advice}") from None
     print(
         f"{done.sources} objects of {done.sources_bytes} bytes became {done.objects} of {done.objects_bytes}, without "
         f"{done.duplicates} duplicates; {done.wrong} are wrong"

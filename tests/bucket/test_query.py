@@ -111,7 +111,11 @@ def test_a_bucket_that_cannot_be_read_is_said(
     capsys.readouterr()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert main(asked) == 1
-    assert "netwatch: Cannot list" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("netwatch: Cannot list")
+    assert "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in said
+    assert main(["query", "servers", *flags(shipped, "http://127.0.0.1:1")]) == 1
+    assert "Check the endpoint, http://127.0.0.1:1." in capsys.readouterr().err
 
 
 @pytest.mark.soak
