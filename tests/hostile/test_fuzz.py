@@ -95,4 +95,4 @@ def test_fuzzing_finds_a_planted_bug(bug: str, tmp_path: Path) -> None:
     assert "INITED" in run.stderr
     assert run.returncode != 0
     assert "Uncaught Python exception" in run.stdout, run.stdout[-2000:]
-    assert list(tmp_path.glob("crash-*"))
+    assert list(tmp_path.glob("crash-*")), run.stdout[-2000:] + run.stderr[-2000:]
