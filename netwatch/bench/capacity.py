@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--rate", type=_positive, default=10.0, metavar="R", help="reports/s at each host (%(default)g)")
     add("--seal-after-s", type=_numbers, default=[60, 300, 900, 3600], metavar="S,S,…", help="(60,300,900,3600)")
     add("--seal-bytes", type=_positive, default=10.0 * MIB, metavar="BYTES", help="(10 MiB)")
-    add("--report-us", type=_positive, default=290.0, metavar="US", help="CPU µs a report: scripts/bench (%(default)g)")
+    add("--report-us", type=_positive, default=264.0, metavar="US", help="CPU µs a report: scripts/bench (%(default)g)")
     add("--line-bytes", type=_positive, default=6000.0, metavar="BYTES", help="bytes of a line (%(default)g)")
     add("--ratio", type=_positive, default=9.0, metavar="R", help="how many times it is compressed (%(default)g)")
     add("--query-cpu-s", type=_positive, default=14.0, metavar="S", help="CPU s to ask about 1 GB (%(default)g)")
