@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from netwatch.bucket import Bucket
 from netwatch.cli import main
 from tests.bucket.conftest import MakeData
-from tests.bucket.gateway import Gateway
+from tests.bucket.gateway import Gateway, says
 from tests.bucket.shipping import Shipping, flags, local, marked, ship, unmark
 from tests.bucket.store import Store, objects
 from tests.system.conftest import Serve, make_server, serve
@@ -138,6 +141,29 @@ def test_a_running_server_s_files_come_as_they_are_sealed(serve: Serve, bucket: 
     assert shipping.stop() == 0
     assert objects(bucket) == local(server.data_dir)
     server.stop()
+
+
+def test_a_disk_thrown_away_takes_what_was_said_to_wait_and_no_more(
+    serve: Serve, bucket: Bucket, door: Gateway, tmp_path: Path
+) -> None:
+    server = serve("--seal-after-s", "0.2")
+    shipping = Shipping(server.data_dir, bucket, tmp_path / "ship.log", endpoint=door.endpoint)
+    acked = []
+    for number in range(6):
+        if number == 3:
+            shipping.wait_for(lambda found: found["segments_total"] == 3)
+            door.plan("PUT", says("503 Service Unavailable", "SlowDown"), times=10_000)
+        acked.append(server.post(report(f"agent-{number}")).json["id"])
+        assert wait_until(lambda number=number: len(server.sealed_files()) == number + 1, 10)  # type: ignore[misc]
+    told = shipping.wait_for(lambda found: found["waiting_segments"] == 3)
+    shipping.stop(signal.SIGKILL)
+    server.kill()
+    here = local(server.data_dir)
+    shutil.rmtree(server.data_dir)
+    there = objects(bucket)
+    assert sum(len(here[path]) for path in here.keys() - there.keys()) == told["waiting_bytes"]
+    lines = [zstandard.ZstdDecompressor().decompressobj().decompress(content) for content in there.values()]
+    assert [json.loads(line)["id"] for line in lines] == acked[:3]
 
 
 def test_a_bucket_that_is_away_costs_disk_and_nothing_else(
