@@ -143,7 +143,7 @@ def _is_extreme(raw: bytes | msgspec.Raw) -> bool:
 
 def encode_report(raw: bytes | msgspec.Raw, max_depth: int) -> bytes:
     """The report ``raw`` as canonical JSON: the same value, encoded afresh. Raises :class:`Rejected`."""
-    if len(raw) > _LONG_BYTES and _is_extreme(raw):
+    if _is_extreme(raw):
         return _encode_slowly(raw, max_depth)
     try:
         return _encode(_decode_plain(raw))
