@@ -106,36 +106,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("endpoint", "URL", "the S3-compatible store that has it; by default Amazon's"),
         ("region", "REGION", "its region"),
     ):
-        variable = f"NETWATCH_{name.upper()}"
-        parser.add_argument(
-            f"--{name}", default=os.environ.get(variable) or None, metavar=metavar, help=f"{help_} (${variable})"
-        )
+        parser.add_argument(f"--{name}", metavar=metavar, help=f"{help_} (${_variable(name)})")
+
+
+def is_named(args: argparse.Namespace) -> bool:
+    """Whether a flag or a variable names a bucket."""
+    return bool(_given(args, "bucket")[0])
 
 
 def chosen(args: argparse.Namespace) -> Bucket:
     """The bucket that :func:`add_arguments`' flags and variables name. Raises :class:`StartError`."""
-    if not args.bucket:
+    url, source = _given(args, "bucket")
+    if not url:
         raise StartError("Name the bucket (--bucket s3://name/prefix, or NETWATCH_BUCKET).", 2)
-    match = _URL.match(args.bucket)
+    match = _URL.match(url)
     if not match or ".." in match[1]:
         raise StartError(
-            f"{_source('bucket', args.bucket)} cannot be {args.bucket!r}: give s3://name or s3://name/prefix, the "
-            "name of 3 to 63 small letters, digits, dots and dashes.",
+            f"{source} cannot be {url!r}: give s3://name or s3://name/prefix, the name of 3 to 63 small letters, "
+            "digits, dots and dashes.",
             2,
         )
     prefix = (match[2] or "").strip("/")
     if prefix and not all(re.fullmatch(r"(?!\.\.?\Z)[A-Za-z0-9!_.'()=-]+", part) for part in prefix.split("/")):
         raise StartError(
-            f"The prefix in {_source('bucket', args.bucket)}, {args.bucket!r}, needs letters, digits and "
-            "! - _ . ' ( ) = between slashes.",
-            2,
+            f"The prefix in {source}, {url!r}, needs letters, digits and ! - _ . ' ( ) = between slashes.", 2
         )
-    if args.endpoint:
-        _demand_endpoint(args.endpoint)
-    keys = _credential(os.environ.get("CREDENTIALS_DIRECTORY"))
+    endpoint, source = _given(args, "endpoint")
+    if endpoint:
+        _demand_endpoint(endpoint, source)
     return Bucket(
-        name=match[1], prefix=prefix, endpoint=(args.endpoint or "").rstrip("/") or None, region=args.region, keys=keys
+        name=match[1],
+        prefix=prefix,
+        endpoint=endpoint.rstrip("/") or None,
+        region=_given(args, "region")[0] or None,
+        keys=_credential(os.environ.get("CREDENTIALS_DIRECTORY")),
     )
+
+
+def _variable(name: str) -> str:
+    return f"NETWATCH_{name.upper()}"
+
+
+def _given(args: argparse.Namespace, name: str) -> tuple[str, str]:
+    """The value, "" without one, and what gave it: the flag, else the variable."""
+    flag: str | None = getattr(args, name)
+    return (os.environ.get(_variable(name), ""), _variable(name)) if flag is None else (flag, f"--{name}")
 
 
 def reason(error: Exception) -> str:
@@ -197,20 +212,13 @@ def _is_about_keys(text: str) -> bool:
     return bool(_KEYS_ASKED.search(text)) or bool(container and f" {container} " in text)
 
 
-def _source(name: str, value: str) -> str:
-    """What gave the value: the variable if it has this one, else the flag."""
-    variable = f"NETWATCH_{name.upper()}"
-    return variable if os.environ.get(variable) == value else f"--{name}"
-
-
-def _demand_endpoint(endpoint: str) -> None:
+def _demand_endpoint(endpoint: str, source: str) -> None:
     try:
         parts = urlsplit(endpoint)
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         is_good = False
     if not is_good or parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
-        source = _source("endpoint", endpoint)
         raise StartError(f"{source} cannot be {endpoint!r}: give a URL such as https://s3.example.org:9000.", 2)
 
 

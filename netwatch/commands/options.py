@@ -27,10 +27,15 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir",
         type=Path,
-        default=Path(os.environ.get("NETWATCH_DATA_DIR") or "data"),
+        default=usual_data_dir(),
         metavar="DIR",
         help="the data directory ($NETWATCH_DATA_DIR, else data)",
     )
+
+
+def usual_data_dir() -> Path:
+    """The data directory that is meant where none is given."""
+    return Path(os.environ.get("NETWATCH_DATA_DIR") or "data")
 
 
 def add_seconds(parser: argparse.ArgumentParser, flag: str, default_s: float, help_: str) -> None:

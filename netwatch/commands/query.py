@@ -34,13 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_data_dir(parser)
     bucket.add_arguments(parser)
-    # None until the command line names one: what it names wins over what the environment has of the other.
-    parser.set_defaults(
-        data_dir=None,
-        bucket=None,
-        otherwise_data_dir=parser.get_default("data_dir"),
-        otherwise_bucket=parser.get_default("bucket"),
-    )
+    parser.set_defaults(data_dir=None)  # given, it wins over the variable that names a bucket
     parser.add_argument(
         "--since",
         type=options.since,
@@ -86,7 +80,6 @@ def run(args: argparse.Namespace) -> int:
     if args.sql:
         print(asked.sql if asked else args.question, end="")
         return 0
-    _choose(args)
     if args.format == "parquet" and sys.stdout.isatty():
         raise StartError("Parquet is not for terminals: write it to a file (> answer.parquet).", 2)
     if args.plot and find_spec("matplotlib") is None:
@@ -103,14 +96,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _choose(args: argparse.Namespace) -> None:
-    """Leave ``bucket`` None unless it is to be asked: flags over environment, there the bucket over the directory."""
-    if args.data_dir is not None and args.bucket is not None:
+def _asks_bucket(args: argparse.Namespace) -> bool:
+    """Whether it is the bucket that is asked: flags win over variables, and of these the bucket over the directory."""
+    if args.data_dir and args.bucket is not None:
         raise StartError("Give --data-dir or --bucket, not both: a query reads one of them.", 2)
-    if args.data_dir is None:
-        args.data_dir = args.otherwise_data_dir
-        if args.bucket is None:
-            args.bucket = args.otherwise_bucket
+    return not args.data_dir and (args.bucket is not None or bucket.is_named(args))
 
 
 @contextlib.contextmanager
@@ -118,7 +108,7 @@ def _views(engine: Engine, args: argparse.Namespace, span: Span) -> Iterator[Non
     """The views over what the flags name, as long as it is open."""
     from netwatch.query import sources
 
-    if args.bucket is not None:
+    if _asks_bucket(args):
         chosen = bucket.chosen(args)
         store = chosen.open()
         try:
@@ -136,9 +126,10 @@ def _views(engine: Engine, args: argparse.Namespace, span: Span) -> Iterator[Non
         engine.make_views([f"{PROTOCOL}://{key}" for key in sizes], span, args.max_line_bytes)
         yield
         return
-    with options.opened(args.data_dir) as files:
+    data_dir = args.data_dir or options.usual_data_dir()
+    with options.opened(data_dir) as files:
         paths = sources.local_paths(files, span)
-        _demand(paths, str(args.data_dir), args)
+        _demand(paths, str(data_dir), args)
         # Through the directory that is open: its own name may have characters that mean something to DuckDB.
         engine.make_views([files.descriptor_path(path) for path in paths], span, args.max_line_bytes)
         yield

@@ -60,9 +60,12 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         if args.dry_run:
+            group: list[Object] = []
             for group in _groups(args, store):
                 size_bytes = sum(member.size_bytes for member in group)
                 print(f"{len(group)} objects of {size_bytes} bytes from {group[0].path}")
+            if not group:
+                print(_nothing(args))
             return 0
         with Lease(store, args.lease_s) as lease:
             done = _compact(args, store, lease)
@@ -72,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
     except (BaseError, OSError) as error:
         advice = bucket.advice(error, target) if isinstance(error, BaseError) else ""
         raise StartError(f"{target} cannot be compacted: {bucket.reason(error)}.{advice}") from None
+    if not done.sources and not done.wrong:
+        print(_nothing(args))
+        return 0
     print(
         f"{done.sources} objects of {done.sources_bytes} bytes became {done.objects} of {done.objects_bytes}, without "
         f"{done.duplicates} duplicates; {done.wrong} are wrong"
@@ -90,10 +96,20 @@ def _compact(args: argparse.Namespace, store: S3Store, lease: Lease) -> Done:
     return compactor.done
 
 
+def _nothing(args: argparse.Namespace) -> str:
+    return (
+        f"Nothing to compact: no hour since {_day(args.since)} and over for {args.settle_s:g} s has two objects to "
+        "join (--since, --settle-s)."
+    )
+
+
 def _groups(args: argparse.Namespace, store: S3Store) -> Iterator[list[Object]]:
     from netwatch.compaction import compactor, plan
 
-    oldest = time.strftime("date=%Y-%m-%d", time.gmtime(args.since))
     for day in compactor.days(store):
-        if day >= oldest:
+        if day >= f"date={_day(args.since)}":
             yield from plan.groups(compactor.objects(store, day), time.time(), args.settle_s, args.target_bytes)
+
+
+def _day(time_s: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(time_s))

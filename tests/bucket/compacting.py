@@ -59,7 +59,7 @@ def compact_all(bucket: Bucket, log: Path, timeout_s: float) -> None:
         began_at = log.stat().st_size
         code = start(bucket, log, "--grace-s", "0").wait(timeout_s)
         said = log.read_bytes()[began_at:].decode()
-        if code == 0 and said.startswith("0 objects of "):
+        if code == 0 and said.startswith("Nothing to compact"):
             return
         assert time.monotonic() < deadline_s, said
         time.sleep(1.0)
