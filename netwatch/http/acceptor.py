@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from socket import IPPROTO_TCP, TCP_NODELAY, socket
-from typing import Final
+from typing import Any, Final
 
 _WAIT_S: Final = 0.005
 """Another worker that is not busy takes a connection sooner."""
@@ -19,7 +19,11 @@ _NO_DESCRIPTORS_S: Final = 0.1
 
 
 class Acceptor:
-    """Makes a protocol for each connection. ``has_its_share`` says whether others should have the next one."""
+    """Makes a protocol for each connection. ``has_its_share`` says whether others should have the next one.
+
+    With ``tls`` a connection has its protocol only after the handshake, so that is bounded here: it may take
+    ``handshake_timeout_s``, and what comes while ``max_handshakes`` are under way is closed.
+    """
 
     def __init__(
         self,
@@ -27,10 +31,14 @@ class Acceptor:
         make_protocol: Callable[[], asyncio.Protocol],
         tls: ssl.SSLContext | None,
         has_its_share: Callable[[], bool],
+        *,
+        handshake_timeout_s: float,
+        max_handshakes: int,
     ) -> None:
         self._listener = listener
         self._make_protocol = make_protocol
-        self._tls = tls
+        self._how: dict[str, Any] = {"ssl": tls, "ssl_handshake_timeout": handshake_timeout_s} if tls else {}
+        self._max_handshakes = max_handshakes
         self._has_its_share = has_its_share
         self._has_waited = False
         self._timer: asyncio.TimerHandle | None = None
@@ -60,6 +68,9 @@ class Acceptor:
         except OSError:  # no descriptors left
             self._pause(_NO_DESCRIPTORS_S)
             return
+        if len(self._tasks) >= self._max_handshakes:
+            connection.close()
+            return
         connection.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         task = self._loop.create_task(self._open(connection))
         self._tasks.add(task)
@@ -67,8 +78,8 @@ class Acceptor:
 
     async def _open(self, connection: socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._make_protocol, connection, ssl=self._tls)
-        except OSError:  # it is gone, or its TLS handshake failed
+            await self._loop.connect_accepted_socket(self._make_protocol, connection, **self._how)
+        except OSError:  # it is gone, or its TLS handshake failed or took too long
             connection.close()
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import gc
@@ -12,6 +13,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -26,13 +28,15 @@ from netwatch import log, process
 from netwatch.http.acceptor import Acceptor
 from netwatch.http.app import create_admin_app, create_app, split_app
 from netwatch.http.metrics import Counting
-from netwatch.http.protocol import ANSWER_S, protocol_settings
+from netwatch.http.protocol import ANSWER_S, Protocol, protocol_settings
 from netwatch.http.request_log import Refusals
 from netwatch.metrics.board import Board, WorkerMeter
 from netwatch.queue import Link
 from netwatch.settings import Settings
 
 _WORKER_TIMEOUT_S: Final = 30
+_OTHERS_S: Final = 1.0
+"""A worker takes connections when all are up, or after this long."""
 _KILL_S: Final = 0.5
 """Gunicorn kills what is left this long after a worker should have ended."""
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -47,9 +51,11 @@ class _Server(Server):
         say: Callable[[str], None],
         patience_s: memoryview,
         has_its_share: Callable[[], bool],
+        are_all_up: Callable[[], bool],
     ) -> None:
         super().__init__(config)
         self._say = say
+        self._are_all_up = are_all_up
         self._patience_s = patience_s
         self._has_its_share = has_its_share
 
@@ -57,15 +63,30 @@ class _Server(Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(Arbiter.APP_LOAD_ERROR)
+        await self._wait_for_others()
         config = self.config
-        make_protocol = functools.partial(
-            cast(Any, config.http_protocol_class), config, self.server_state, self.lifespan.state
-        )
-        acceptors = [Acceptor(sock, make_protocol, config.ssl, self._has_its_share) for sock in sockets or []]
+        protocol = cast(type[Protocol], config.http_protocol_class)
+        acceptors = [
+            Acceptor(
+                listener,
+                functools.partial(protocol, config, self.server_state, self.lifespan.state),
+                config.ssl,
+                self._has_its_share,
+                handshake_timeout_s=protocol.header_timeout_s,
+                max_handshakes=protocol.max_connections,
+            )
+            for listener in sockets or []
+        ]
         self.servers = cast(Any, acceptors)
         self.started = True
         with contextlib.suppress(OSError):  # the supervisor is gone
             self._say("serving")
+
+    async def _wait_for_others(self) -> None:
+        """Clients that wait for the server come all at once, and keep their connections: the first would have all."""
+        until_s = time.monotonic() + _OTHERS_S
+        while not self._are_all_up() and time.monotonic() < until_s:  # noqa: ASYNC110 - no event comes from processes
+            await asyncio.sleep(0.01)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.lifespan.state["draining"] = True  # a connection that was just accepted does not know yet
@@ -81,14 +102,20 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no type
     say: Callable[[str], None]
     patience_s: memoryview
     """Its first, if it is not 0, is how long a drain may take instead; the master writes it, the workers share it."""
+    up: memoryview
+    """A byte for each worker of this master that was ever up; the workers write and share it."""
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        server = _Server(self.config, self.say, self.patience_s, self.board.has_its_share)
+        self.up[self.age % len(self.up)] = 1
+        server = _Server(self.config, self.say, self.patience_s, self.board.has_its_share, self._are_all_up)
         self._install_sigquit_handler()
         await server.serve(sockets=self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def _are_all_up(self) -> bool:
+        return bool(self.up.tobytes().count(1) >= self.cfg.workers)
 
 
 class _LinkLifespan:
@@ -224,6 +251,7 @@ def run(
     os.environ.pop("NOTIFY_SOCKET", None)  # it would say that it is ready before a worker is
     Worker.board = board
     Worker.say = staticmethod(say)
+    Worker.up = memoryview(mmap.mmap(-1, mmap.PAGESIZE))
     Worker.patience_s = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")
     Worker.CONFIG_KWARGS = protocol_settings(settings)
     signal.set_wakeup_fd(-1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from tests.clients.certificate import Certificate
 from tests.clients.collector import Collector
 from tests.clients.conftest import Collect
 from tests.clients.curl import curl
-from tests.system.server import report
+from tests.system.server import report, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,19 @@ def test_plain_http_is_not_answered_and_does_no_harm(collector: Collector, certi
     done = curl(collector.url.replace("https:", "http:") + "/livez")
     assert done.code != 0
     assert curl("--cacert", certificate.path, f"{collector.url}/livez").status == 200
+
+
+def test_handshakes_are_bounded_in_number_and_in_time(collect: Collect, certificate: Certificate) -> None:
+    flags = ("--max-connections", "4", "--header-timeout-s", "1")
+    collector = collect(*flags, certificate=certificate)
+    with contextlib.ExitStack() as stack:
+        began_s = time.monotonic()
+        silent = [stack.enter_context(collector.connect()) for _ in range(40)]
+        (worker,) = collector.find("worker")
+        assert wait_until(lambda: len(os.listdir(f"/proc/{worker.pid}/fd")) < 40, 1)
+        assert {connection.recv(1) for connection in silent} == {b""}
+        assert 1.0 <= time.monotonic() - began_s < 3.0
+    assert curl("--cacert", certificate.path, f"{collector.url}/readyz").status == 200
 
 
 def test_a_stop_ends_it(collect: Collect, certificate: Certificate) -> None:

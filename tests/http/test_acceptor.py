@@ -47,6 +47,8 @@ def accept(
                 lambda: Taken(taken[number]),
                 None,
                 lambda: have_their_share[number]([len(own) for own in taken]),
+                handshake_timeout_s=1.0,
+                max_handshakes=100,
             )
 
         start_s = time.monotonic()
@@ -83,7 +85,9 @@ def test_what_nobody_else_takes_is_taken_all_the_same(listener: socket.socket) -
 def test_nothing_is_taken_after_the_close(listener: socket.socket) -> None:
     async def scenario() -> int:
         taken: list[tuple[float, asyncio.Transport]] = []
-        acceptor = Acceptor(listener, lambda: Taken(taken), None, lambda: True)
+        acceptor = Acceptor(
+            listener, lambda: Taken(taken), None, lambda: True, handshake_timeout_s=1.0, max_handshakes=100
+        )
         with socket.create_connection(listener.getsockname()):
             await asyncio.sleep(0)
             acceptor.close()
