@@ -18,7 +18,6 @@ from uvicorn.server import ServerState
 from netwatch import log
 
 _DISCONNECT: Final[dict[str, Any]] = {"type": "http.disconnect"}
-Headers = list[tuple[bytes, bytes]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]

@@ -24,7 +24,6 @@ _REASONS: Final = {
     "writer_away": "the writer is away",
     "disk_full": "the disk is below its reserve",
     "disk_error": "the disk fails",
-    "recovering": "the writer is still recovering what a crash left",
     "disk_slow": "the disk took too long to make data safe",
     "draining": "this server drains",
 }
@@ -86,7 +85,7 @@ class Readyz:
     def _checks(self, codes: list[str | None]) -> list[dict[str, Any]]:
         waited_s, silent_s = self._link.ages_s()
         free, reserve = self._figure(table.DISK_FREE_BYTES), self._figure(table.DISK_RESERVE_BYTES)
-        is_disk_well = free >= reserve and not {"disk_full", "disk_error", "recovering"}.intersection(codes)
+        is_disk_well = free >= reserve and not {"disk_full", "disk_error"}.intersection(codes)
         return [
             {
                 "name": "writer",

@@ -187,7 +187,8 @@ class Door:
                         errors.append({"index": index, "code": error.code, "pointer": pointer, "detail": error.detail})
                 if turn.is_over:
                     await turn.give_way()
-        except Refused:  # a report with which the whole request falls
+        except Refused as error:  # a report with which the whole request falls
+            self._meter.add(table.REJECTIONS, count - index + len(lines), (error.code,))
             terms.done(count, rejected=count)
             raise
         except BaseException:  # a fault of ours, or the end of a drain

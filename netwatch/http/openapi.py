@@ -11,7 +11,7 @@ from netwatch import __version__
 from netwatch.errors import ERRORS
 from netwatch.http import body, encoding
 from netwatch.http.access import Guard
-from netwatch.reports import BrowserReport, Report
+from netwatch.reports import BrowserReport, CspReport, Report
 from netwatch.settings import Settings
 
 
@@ -56,7 +56,7 @@ _REFUSALS: Final = (400, 401, 403, 413, 415, 429, 500, 503)
 def document(settings: Settings) -> dict[str, Any]:
     """The OpenAPI document of a door with these settings."""
     _, schemas = msgspec.json.schema_components(
-        (Report, BrowserReport, Answer, Problem), ref_template="#/components/schemas/{name}"
+        (Report, BrowserReport, CspReport, Answer, Problem), ref_template="#/components/schemas/{name}"
     )
     problems = {str(status): _problem(status) for status in _REFUSALS}
     ways = _WAYS_TO_GIVE_A_TOKEN if settings.tokens else {}
@@ -83,7 +83,7 @@ def document(settings: Settings) -> dict[str, Any]:
                     "operationId": "postReports",
                     "summary": "Store reports; they are safe when this answers 200.",
                     "parameters": [encodings, key],
-                    "requestBody": _body(Report, body.JSON, body.NDJSON),
+                    "requestBody": _body([Report], body.JSON, body.NDJSON),
                     "responses": {"200": _content("Stored", "application/json", _ref(Answer)), **problems},
                 }
             },
@@ -92,7 +92,7 @@ def document(settings: Settings) -> dict[str, Any]:
                     "operationId": "postBrowserReports",
                     "summary": "Store what a browser's Reporting API sends.",
                     "parameters": [encodings],
-                    "requestBody": _body(BrowserReport, body.BROWSER, frozenset()),
+                    "requestBody": _body([BrowserReport, CspReport], body.BROWSER, frozenset()),
                     "responses": {
                         "204": {"description": "Taken; what is invalid or of a kind that is not kept is ignored"},
                         **problems,
@@ -134,9 +134,11 @@ def _problem(status: int) -> dict[str, Any]:
     return _content(f"Codes: {codes}", "application/problem+json", _ref(Problem))
 
 
-def _body(shape: type, json_types: frozenset[str], line_types: frozenset[str]) -> dict[str, Any]:
-    either = {"oneOf": [_ref(shape), {"type": "array", "items": _ref(shape)}]}
-    content: dict[str, Any] = {kind: {"schema": either} for kind in sorted(json_types)}
+def _body(shapes: list[type], json_types: frozenset[str], line_types: frozenset[str]) -> dict[str, Any]:
+    one = {"oneOf": [_ref(shape) for shape in shapes]}
+    content: dict[str, Any] = {
+        kind: {"schema": {"oneOf": [one, {"type": "array", "items": one}]}} for kind in sorted(json_types)
+    }
     content.update({kind: {"schema": {"type": "string"}} for kind in sorted(line_types)})
     return {"required": True, "content": content}
 

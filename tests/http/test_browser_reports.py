@@ -9,6 +9,7 @@ import falcon.testing
 import pytest
 
 from netwatch.http import body
+from netwatch.metrics import table
 from netwatch.reports import is_whole
 from tests.http.door import Door, Exchange, code_of
 
@@ -146,8 +147,12 @@ def test_an_empty_array_is_204() -> None:
 def test_what_is_no_json_of_the_right_shape_is_400(sent: bytes) -> None:
     door = Door()
     result = post(door, sent)
-    assert (result.status_code, code_of(result)) == (400, "invalid_json" if sent else "empty_body")
+    code = "invalid_json" if sent else "empty_body"
+    assert (result.status_code, code_of(result)) == (400, code)
     assert door.link.stored == []
+    series = table.REJECTIONS.first + table.REJECTIONS.series[("invalid_json",)]
+    rejected = door.meter.terms._values[table.TERMS.index(table.REJECTED)]
+    assert door.meter.cells[series] == rejected  # says why
 
 
 def test_only_the_kinds_that_are_kept_are_stored_and_all_are_204() -> None:

@@ -10,7 +10,7 @@ from netwatch.http import health
 from netwatch.metrics import table
 from tests.http.door import Door
 
-CODES = ["ack_timeout", "writer_away", "disk_full", "disk_error", "recovering"]
+CODES = ["ack_timeout", "writer_away", "disk_full", "disk_error"]
 """What a link may say."""
 
 
