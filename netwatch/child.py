@@ -68,19 +68,32 @@ class Child:
     def sentinel(self) -> int | None:
         return self._process.sentinel if self._process else None
 
-    def start(self) -> None:
-        """Fork it. Signals wait meanwhile, so that none meets a child with its parent's handlers."""
+    def start(self) -> bool:
+        """Fork it, unless the system has no process or descriptor left: then the next start waits for the backoff.
+
+        Signals wait meanwhile, so that none meets a child with its parent's handlers.
+        """
         self.starts_total += 1
-        self.news, theirs = _fork.Pipe(duplex=False)
+        self._started_at_s = time.monotonic()
         parent_pid = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         try:
-            self._process = _fork.Process(target=self._run, args=(parent_pid, theirs.send), name=self.name)
-            self._process.start()
+            news, theirs = _fork.Pipe(duplex=False)
+            with theirs:
+                child = _fork.Process(target=self._run, args=(parent_pid, theirs.send), name=self.name)
+                try:
+                    child.start()
+                except OSError:
+                    news.close()
+                    raise
+        except OSError as error:
+            log.error("start_failed", child=self.name, error=str(error))
+            self._back_off()
+            return False
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
-        theirs.close()
-        self._started_at_s = time.monotonic()
+        self._process, self.news = child, news
+        return True
 
     def _run(self, parent_pid: int, say: Say) -> None:
         os.setsid()
@@ -119,6 +132,10 @@ class Child:
         if self.news:
             self.news.close()
             self.news = None
+        self._back_off()
+        return code
+
+    def _back_off(self) -> None:
         now_s = time.monotonic()
         if now_s - self._started_at_s > _STEADY_S:
             self._backoff_s = _FIRST_BACKOFF_S
@@ -126,4 +143,3 @@ class Child:
         else:
             self.start_at_s = now_s + self._backoff_s
             self._backoff_s = min(self._backoff_s * 2, _MAX_BACKOFF_S)
-        return code

@@ -36,6 +36,9 @@ _MOST_RETIRED: Final = 3
 """Of those that drain, the oldest is hurried when there are more."""
 _HURRY: Final = signal.SIGQUIT
 """Tells a Gunicorn that drains to end within 2 s."""
+_NO_PROCESS: Final = StartError(
+    "No process could be started for it: free memory, or raise the limits; the log says more."
+)
 
 
 class Generations:
@@ -75,9 +78,9 @@ class Generations:
     def _gunicorn(self, settings: Settings) -> Child:
         return Child("gunicorn", functools.partial(self._main, settings))
 
-    def _start(self, gunicorn: Child) -> None:
+    def _start(self, gunicorn: Child) -> bool:
         self._meter.add(table.STARTS, labels=(gunicorn.name,))
-        gunicorn.start()
+        return gunicorn.start()
 
     @property
     def is_reloading(self) -> bool:
@@ -110,8 +113,10 @@ class Generations:
         self._phase = "checking"
         self._began_at_s = time.monotonic()
         log.info("reload_started")
-        self._check.start()
-        self._check.kill_at_s = self._began_at_s + _CHECK_S
+        if self._check.start():
+            self._check.kill_at_s = self._began_at_s + _CHECK_S
+        else:
+            self._conclude(_NO_PROCESS)
 
     def hear(self, child: Child, word: Any) -> None:
         """A child has said ``word``; None is its last."""
@@ -136,8 +141,10 @@ class Generations:
             log.warning("settings_wait_for_restart", settings=waiting)
         self._serving_total = 0
         self._successor = self._gunicorn(self._next_settings)
-        self._start(self._successor)
-        self._successor.kill_at_s = time.monotonic() + _START_S
+        if self._start(self._successor):
+            self._successor.kill_at_s = time.monotonic() + _START_S
+        else:
+            self._conclude(_NO_PROCESS)
 
     def _switch(self) -> None:
         self._phase = "draining"

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import glob
 import os
+import re
 import socket
 import sys
 from typing import Final
@@ -16,6 +17,7 @@ from typing import Final
 from netwatch.errors import StartError
 
 SOCKET_NAME: Final = "reload.sock"
+_DIRECTORY: Final = re.compile(r"/netwatch-([0-9]+)-[^/]*/[^/]*\Z")
 _ANSWER_S: Final = 90.0
 _DONE: Final = "The new settings are in use."
 _GONE: Final = "The server has ended before it was done."
@@ -95,7 +97,10 @@ def _find(base: str, pid: int | None) -> str:
     """The socket of the only server there is, or of the one whose supervisor is ``pid``."""
     found = {}
     for path in glob.glob(f"{glob.escape(base)}/netwatch-*/{SOCKET_NAME}"):
-        owner = int(path.split("/")[-2].split("-")[1])
+        match = _DIRECTORY.search(path)
+        if not match or not _is_ours(path):
+            continue
+        owner = int(match[1])
         if pid in (None, owner) and _is_running(owner):  # what a killed one left is nobody's
             found[owner] = path
     if not found:
@@ -106,6 +111,14 @@ def _find(base: str, pid: int | None) -> str:
     if len(found) > 1:
         raise StartError(f"Several servers run here: choose one with --pid ({', '.join(map(str, found))}).", 2)
     return next(iter(found.values()))
+
+
+def _is_ours(path: str) -> bool:
+    """Whether this user made the socket: where everybody may make one, another's could answer in a server's place."""
+    try:
+        return os.stat(path).st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def _is_running(pid: int) -> bool:

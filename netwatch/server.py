@@ -38,6 +38,8 @@ from netwatch.storage.store import KEEP_LEFTOVER_S
 
 _WRITER_ALIVE_S: Final = 120.0
 """The watchdog is not fed when the writer has shown no life for so long; a slow disk is no reason to restart."""
+_WRONG_USAGE: Final = 2
+"""The exit code of a child whose settings cannot work."""
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _UNSAFE_FILE_SYSTEMS: Final = {
     "tmpfs": "it is memory, and gone when the machine is",
@@ -88,7 +90,8 @@ class Supervisor:
         self._askers = askers
         self._systemd = systemd
         self._root = root
-        self._address = listen.url(http, is_tls=settings.tls_certificate is not None)
+        self._is_tls = settings.tls_certificate is not None
+        self._address = listen.url(http, is_tls=self._is_tls)
         self._writer = Child("writer", self._be_writer)
         self._generations = Generations(settings, load, self._be_gunicorn, askers.answer, self._board.supervisor)
         self._instance = ""
@@ -102,6 +105,7 @@ class Supervisor:
         self._is_writer_ready = False
         self._is_linked = False
         self._is_serving = False
+        self._is_stop_due = False
         self._is_reload_due = False
         self._is_draining = False
         self._is_done = False
@@ -115,7 +119,7 @@ class Supervisor:
         os.set_blocking(signalled, False)
         signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
         for number in _STOP_SIGNALS:
-            signal.signal(number, lambda *_: self._drain())
+            signal.signal(number, lambda *_: self._on_stop())
         signal.signal(signal.SIGHUP, lambda *_: self._on_hangup())
         signal.signal(signal.SIGUSR1, lambda *_: self._writer.signal(signal.SIGUSR1))
         while not self._is_done:
@@ -127,6 +131,9 @@ class Supervisor:
         return self._exit_code
 
     def _do_what_is_due(self, now_s: float) -> None:
+        if self._is_stop_due:
+            self._is_stop_due = False
+            self._drain()
         if not self._writer.is_running and (self._is_draining or now_s >= self._writer.start_at_s):
             self._instance = new_instance()
             self._writer_alive[0] = now_s
@@ -213,7 +220,7 @@ class Supervisor:
         if self._is_linked and self._generations.is_serving and not self._is_serving and not self._is_draining:
             self._is_serving = True
             data_dir = self._settings.data_dir.absolute()
-            admin = {"admin_address": self._settings.admin_bind} if self._admin else {}
+            admin = {"admin_address": listen.url(self._admin, is_tls=self._is_tls)} if self._admin else {}
             log.info("server_started", address=self._address, data_dir=str(data_dir), **admin)
             with contextlib.suppress(OSError):  # a terminal that was closed just now ends no server
                 os.write(1, f"netwatch: listening on {self._address}, writing to {data_dir}\n".encode())
@@ -231,7 +238,7 @@ class Supervisor:
                 self._exit_code = self._exit_code or int(code != 0)
                 self._is_done = True
         elif not self._is_serving and code > 0:
-            self._exit_code = code
+            self._exit_code = code if code == _WRONG_USAGE else 1
             self._drain()
             self._is_done = child is self._writer
         elif child is self._writer:
@@ -240,10 +247,14 @@ class Supervisor:
         if child is not self._writer:
             self._generations.on_death(child, code)
 
+    def _on_stop(self) -> None:
+        """Drain, but not here: a signal comes in the middle of anything, such as the start of a child."""
+        self._is_stop_due = True
+
     def _on_hangup(self) -> None:
         """Reload; but stop where the signal says that the terminal is gone that this was started in."""
         if self._has_terminal and not os.isatty(0):
-            self._drain()
+            self._on_stop()
         self._is_reload_due = True
 
     def _drain(self) -> None:
@@ -310,6 +321,11 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> int:
         stack.callback(os.close, root)
         http = stack.enter_context(passed.get("http") or listen.listen(settings.bind))
         admin = passed.get("admin")
+        if admin and not settings.admin_bind:
+            raise StartError(
+                "systemd passes a socket named admin: set admin_bind too, or give its socket unit another name.",
+                2,
+            )
         if settings.admin_bind and not admin:
             admin = listen.listen(settings.admin_bind, "--admin-bind")
         if admin:

@@ -42,6 +42,12 @@ def test_details_are_served_there_without_a_token_and_no_longer_at_bind(serve: S
     assert server.stored_clients() == ["a"]
 
 
+def test_a_port_that_the_system_chooses_is_logged(serve: Serve) -> None:
+    server = serve("--workers", "1", "--admin-bind", "127.0.0.1:0")
+    url = server.logged("server_started")[0]["admin_address"]
+    assert get("127.0.0.1", int(url.rpartition(":")[2]), "/metrics")[0] == 200
+
+
 def test_at_bind_they_need_a_token_once_there_are_any(serve: Serve) -> None:
     server = serve("--workers", "1", "--tokens", f"agents:{TOKEN}")
     for path in (*DETAILS, "/readyz?verbose"):

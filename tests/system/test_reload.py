@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -130,6 +132,19 @@ def test_row_16_a_check_that_hangs_is_given_up(serve: Serve, config: Path) -> No
     assert "could not be read" in server.logged("reload_failed")[-1]["error"]
     assert server.post(report("on")).status == 200
     assert server.stop() < 2
+
+
+def test_row_11_a_reload_without_descriptors_fails_and_harms_nothing(serve: Serve, config: Path) -> None:
+    server = serve("--config", str(config))
+    before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{server.pid}/fd")) + 1, before[1]))
+    hang_up(server)
+    assert "No process could be started" in server.logged("reload_failed")[-1]["error"]
+    assert server.post(report("on")).status == 200
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, before)
+    hang_up(server)
+    assert len(server.logged("reloaded")) == 1
+    server.stop()
 
 
 def test_row_16_new_tokens_are_taken_and_old_ones_are_not(serve: Serve, config: Path) -> None:
@@ -258,6 +273,18 @@ def test_the_command_asks_which_of_several_servers(serve: Serve, tmp_path: Path)
     assert [len(server.logged("reloaded")) for server in servers] == [0, 1]
     servers[0].kill()  # what it leaves in the runtime directory is nobody's
     assert reload().returncode == 0
+
+
+def test_the_command_believes_no_socket_of_somebody_else(serve: Serve, config: Path) -> None:
+    server = serve("--config", str(config))
+    base = Path(os.environ["RUNTIME_DIRECTORY"])
+    for name in ("netwatch-1-x", "netwatch-abc-x"):
+        (base / name).mkdir()
+        with socket.socket(socket.AF_UNIX) as planted:
+            planted.bind(str(base / name / "reload.sock"))
+    os.chown(base / "netwatch-1-x" / "reload.sock", 65534, 65534)
+    assert reload().returncode == 0
+    server.stop()
 
 
 def test_the_command_says_when_the_server_ends_meanwhile(serve: Serve, config: Path) -> None:
