@@ -51,6 +51,8 @@ _ASCII_BYTES: Final = 86
 _RESEND: Final = 1
 _HAS_KEYS: Final = 2
 _READ_BYTES: Final = 64 * 1024
+_MAX_KEYED: Final = 1024
+"""Most requests with a key in a batch: their ack must fit into the socket, or it would never arrive."""
 _REMEMBER_S: Final = 60.0
 _MIN_RECONNECT_S: Final = 0.01
 _MAX_RECONNECT_S: Final = 0.5
@@ -201,8 +203,13 @@ class Link(asyncio.Protocol):
         if self._in_flight or not self._gathering or not self._transport:
             return
         size = 0
-        pieces, table = [], []
-        while self._gathering and (not size or size + len(self._gathering[0].lines) <= self._batch_bytes):
+        pieces: list[bytes] = []
+        table: list[bytes] = []
+        while (
+            self._gathering
+            and len(table) < _MAX_KEYED
+            and (not size or size + len(self._gathering[0].lines) <= self._batch_bytes)
+        ):
             request = self._gathering.popleft()
             if request.key:
                 table.append(_KEYED.pack(request.key, size, size + len(request.lines)))

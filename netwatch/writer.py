@@ -110,7 +110,7 @@ class Writer:
         if any(lines):
             try:
                 self._store.commit(lines, now_s)
-                self._count_commit(group, lines)
+                self._count_commit(len(answers), lines)
                 self._refusal = STORED
             except Overloaded as error:
                 outcome = error.code
@@ -123,10 +123,10 @@ class Writer:
         for batch, results in answers:
             self._inbox.answer(batch, outcome, results)
 
-    def _count_commit(self, group: list[Batch], lines: list[bytes | bytearray]) -> None:
+    def _count_commit(self, batches: int, lines: list[bytes | bytearray]) -> None:
         meter = self._meter
         meter.add(table.COMMITS)
-        meter.observe(table.COMMIT_BATCHES, len(group))
+        meter.observe(table.COMMIT_BATCHES, batches)
         meter.observe(table.COMMIT_LINES, sum(map(line_count, lines)))
         meter.observe(table.COMMIT_BYTES, sum(map(len, lines)))
         meter.set(table.LAST_COMMIT_AT, time.time_ns())

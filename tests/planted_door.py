@@ -223,14 +223,14 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "a window without an end": (
         "storage/window.py",
-        "return first_id if claimed_at_s > now_s - self._window_s else None",
-        "return first_id",
+        "while self._keys and next(iter(self._keys.values()))[1] <= over_s:",
+        "while False:",
         ["test_window.py::test_a_key_is_known_from_its_claim_to_the_windows_end"],
     ),
     "keys without a bound": (
         "storage/window.py",
-        "len(self._keys) > self._max_keys or ",
-        "",
+        "while len(self._keys) > self._max_keys:",
+        "while False:",
         ["test_window.py::test_the_oldest_keys_are_forgotten_first_and_memory_is_bounded"],
     ),
     "a table of keys that points anywhere": (

@@ -160,8 +160,8 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "batches without a bound": (
         "queue.py",
-        "        while self._gathering and (not size or size + len(self._gathering[0].lines) <= self._batch_bytes):\n",
-        "        while self._gathering:\n",
+        "            and (not size or size + len(self._gathering[0].lines) <= self._batch_bytes)\n",
+        "",
         ["test_queue.py::test_batch_bytes_bound_a_batch_and_one_request_may_exceed_them"],
     ),
     "a batch of any size taken": (

@@ -26,7 +26,7 @@ import uvloop
 
 from netwatch.errors import Overloaded
 from netwatch.queue import Batch, Inbox, Link, Stored
-from tests.wire import ACK, BATCH, HELLO, MAGIC, OUTCOMES, RESEND, RawLink, batch, hello, make_lines
+from tests.wire import ACK, BATCH, COUNT, HELLO, MAGIC, OUTCOMES, RESEND, RESULT, RawLink, batch, hello, make_lines
 from tests.writer_process import wait_until, writer_house
 
 KIB = 1024
@@ -230,6 +230,25 @@ def test_batch_bytes_bound_a_batch_and_one_request_may_exceed_them(run: Callable
                 assert (sent.number, sent.lines) == (number, lines)
                 writer.ack(number)
             await asyncio.gather(*stored)
+
+    run(main)
+
+
+def test_an_ack_always_fits_into_the_socket(run: Callable[[Main], None], path: str) -> None:
+    """Its results are what is large: they bound how many requests with a key go in a batch."""
+
+    async def main() -> None:
+        async with linked(path) as (link, _, writer):
+            stored = [link.store(b"line\n", number.to_bytes(16, "big")) for number in range(6000)]
+            acks: list[int] = []
+            while sum(acks) < len(stored):
+                sent = await writer.batch()
+                (count,) = COUNT.unpack_from(sent.lines)
+                acks.append(count)
+                results = [RESULT.pack(1, b"%036d" % number) for number in range(count)]
+                writer.write(ACK.pack(sent.number, 0, count) + b"".join(results))
+            assert max(acks) * RESULT.size < 100_000  # half of what a socket holds at least
+            assert {result.accepted for result in await asyncio.gather(*stored) if result} == {1}
 
     run(main)
 

@@ -73,6 +73,14 @@ def test_of_what_recovery_read_the_ids_of_lines_with_a_key_are_kept() -> None:
     assert len(window._ids) == 5
 
 
+def test_what_recovery_read_is_forgotten_with_the_window_too() -> None:
+    window = Window(10.0, 5)
+    window.learn([line_id(1), line_id(2)], 0.0)
+    window.learn([line_id(1)], 5.0)
+    assert window.first_id(digest(3), 10.0) is None
+    assert [known in window.ids for known in (line_id(1), line_id(2))] == [True, False]
+
+
 # The ids that follow from a key
 
 

@@ -26,21 +26,26 @@ class Window:
 
     def first_id(self, key: bytes, now_s: float) -> str | None:
         """The id that the first answer to the key's digest gave, None if the key is not claimed."""
-        first_id, claimed_at_s = self._keys.get(key, (None, 0.0))
-        return first_id if claimed_at_s > now_s - self._window_s else None
+        self._forget(now_s)
+        first_id, _ = self._keys.get(key, (None, 0.0))
+        return first_id
 
     def claim(self, keys: Mapping[bytes, str], now_s: float) -> None:
         """The requests with these keys are stored; the values are their first ids."""
         for key, first_id in keys.items():
             self._keys.pop(key, None)
             self._keys[key] = (first_id, now_s)
-        while len(self._keys) > self._max_keys or self._is_over(next(iter(self._keys.values()), None), now_s):
+        while len(self._keys) > self._max_keys:
             del self._keys[next(iter(self._keys))]
+        self._forget(now_s)
 
     def learn(self, ids: Iterable[bytes], now_s: float) -> None:
         """Recovery read lines with these ids; those that came with a key can be posted again."""
-        self._ids = {known: at_s for known, at_s in self._ids.items() if at_s > now_s - self._window_s}
-        self._ids.update((known, now_s) for known in ids if known[_VERSION] == ord("8"))
+        self._forget(now_s)
+        for known in ids:
+            if known[_VERSION] == ord("8"):
+                self._ids.pop(known, None)
+                self._ids[known] = now_s
         while len(self._ids) > self._max_keys:
             del self._ids[next(iter(self._ids))]
 
@@ -49,5 +54,10 @@ class Window:
         """The ids of lines that recovery read and that came with a key."""
         return self._ids
 
-    def _is_over(self, entry: tuple[str, float] | None, now_s: float) -> bool:
-        return entry is not None and entry[1] <= now_s - self._window_s
+    def _forget(self, now_s: float) -> None:
+        """Drop what is over; both are in the order of their times."""
+        over_s = now_s - self._window_s
+        while self._keys and next(iter(self._keys.values()))[1] <= over_s:
+            del self._keys[next(iter(self._keys))]
+        while self._ids and next(iter(self._ids.values())) <= over_s:
+            del self._ids[next(iter(self._ids))]
