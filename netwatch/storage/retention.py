@@ -72,6 +72,7 @@ class Sweep:
                     yield from self._measure(day, changed_ns)
                 excess_bytes += self._sizes[day][1]
             self._sizes = {day: self._sizes[day] for day, _ in days}
+        unheld_bytes = excess_bytes  # what would be too much if what is not shipped could go as well
         oldest_kept = "" if self._max_days is None else layout.time_text(max(now_s - self._max_days * _DAY_S, 0.0))
         held: Expired | None = None  # the newest file is the last that is found, and so is never given
         for day, _ in days:
@@ -88,8 +89,9 @@ class Sweep:
                     candidate.reason = "size"
                 else:
                     return
+                unheld_bytes -= candidate.bytes
                 if self._only_shipped and not self._is_shipped(candidate.path):
-                    self.unshipped += 1
+                    self.unshipped += candidate.reason == "age" or unheld_bytes + candidate.bytes > 0
                     yield None
                     continue
                 excess_bytes -= candidate.bytes
