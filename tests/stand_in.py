@@ -11,7 +11,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
-        body = b'{"accepted": 1}'
+        body = b'{"id": "x", "accepted": 1}'
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -27,9 +27,15 @@ def with_crc(text: str) -> bytes:
     return f'{text},"crc":"{zlib.crc32(text.encode()):08x}"}}\n'.encode()
 
 
-def line(report: dict[str, Any]) -> bytes:
+def line_id(report_id: str = "") -> str:
+    """A line's id: a new one, or the one that follows from the report's."""
+    made = uuid.uuid5(uuid.NAMESPACE_OID, report_id) if report_id else uuid.uuid4()
+    return str(uuid.UUID(int=made.int & ~(0xF << 76) | 7 << 76))
+
+
+def line(report: dict[str, Any], id_: str = "") -> bytes:
     fixed: dict[str, Any] = {
-        "id": str(uuid.UUID(int=uuid.uuid4().int & ~(0xF << 76) | 7 << 76)),
+        "id": id_ or line_id(),
         "receivedAt": "2026-11-22T10:24:10.123456Z",
         "kind": "report",
         "server": "host1",

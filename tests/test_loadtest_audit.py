@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 import zstandard
 
 from netwatch.loadtest.audit import Audit, audit, digest, read_lines
-from netwatch.loadtest.ledger import Fate, Ledger
+from netwatch.loadtest.ledger import Fate, Ledger, mark_of
 from netwatch.loadtest.reports import Reports
 from tests.stored import SEGMENT, line, stored_report, with_crc, zstd
 
@@ -70,7 +72,7 @@ def test_audit_reports_a_missing_report(made: Made) -> None:
 
 def test_audit_reports_a_doubled_report(made: Made) -> None:
     made.write()
-    made.write(f"reports/date=2026-11-23/{SEGMENT.replace('-1.', '-2.')}", zstd([made.line(f"{RUN}-1-1")]))
+    made.write(f"reports/date=2026-11-22/{SEGMENT.replace('-1.', '-2.')}", zstd([made.line(f"{RUN}-1-1")]))
     assert made.audit().found == {"doubled": 1}
 
 
@@ -178,7 +180,22 @@ def test_audit_lets_other_runs_and_unknown_reports_be(made: Made) -> None:
     made.write()
     result = made.audit()
     assert result.failures() == []
-    assert (result.of_other_runs, result.unknown_stored) == (1, 1)
+    assert (result.of_others, result.unknown_stored) == (1, 1)
+
+
+@pytest.mark.parametrize("client", ["agent-7", None])
+def test_audit_of_a_running_server_lets_other_senders_be(made: Made, client: str | None) -> None:
+    other = line({"clientId": client} if client else {"type": "csp-violation", "body": {}})
+    made.lines.append(
+        with_crc(
+            other.decode().rpartition(',"crc"')[0].replace('"kind":"report"', '"kind":"csp-violation"', not client)
+        )
+    )
+    made.write()
+    result = made.audit(live=True)
+    assert result.failures() == []
+    assert result.of_others == 1
+    assert made.audit().found == {"unexpected": 1}
 
 
 def test_audit_reports_an_unknown_report_stored_twice(made: Made) -> None:
@@ -240,6 +257,51 @@ def test_audit_reports_a_flipped_byte_in_a_file(made: Made) -> None:
     result = made.audit()
     assert result.found["broken_file"] == 1
     assert result.examples["broken_file"] == [SEGMENT]
+
+
+def test_audit_reports_a_file_that_is_no_single_frame_with_a_checksum(made: Made) -> None:
+    two_frames = zstd(made.lines[:3]) + zstd(made.lines[3:])
+    no_checksum = subprocess.run(
+        ["zstd", "-c", "--no-check"], input=b"".join(made.lines), capture_output=True, check=True
+    ).stdout
+    for data in (two_frames, no_checksum, zstd(made.lines) + bytes.fromhex("502a4d1804000000abcdabcd")):
+        made.write(data=data)
+        assert made.audit().found == {"broken_file": 1}
+
+
+def test_audit_reports_a_sealed_file_in_another_days_directory(made: Made) -> None:
+    made.write(f"reports/date=2026-11-23/{SEGMENT}")
+    assert made.audit().found == {"stray": 1, "missing": 6}
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "directory"])
+def test_audit_reports_what_is_no_file_and_waits_for_none(made: Made, kind: str) -> None:
+    path = made.write()
+    other = path.with_name(SEGMENT.replace("-1.", "-2."))
+    if kind == "symlink":
+        other.symlink_to(path)
+    elif kind == "fifo":
+        os.mkfifo(other)
+    else:
+        other.mkdir()
+        (other / "file").touch()
+    assert made.audit().found == {"stray": 1}
+
+
+def test_audit_reports_an_id_that_two_lines_share(made: Made) -> None:
+    first = json.loads(made.lines[0])["id"]
+    made.lines[4] = line(stored_report(made.reports, f"{RUN}-1-1"), first)
+    made.write()
+    assert made.audit().found == {"shared_id": 1}
+
+
+def test_audit_reports_a_line_under_another_id_than_was_answered(made: Made) -> None:
+    for index, stored in enumerate(made.lines):
+        made.ledger.marks[index // 3][index % 3] = mark_of(json.loads(stored)["id"])
+    made.write()
+    assert made.audit().found == {}
+    made.ledger.marks[1][1] = mark_of("another")
+    assert made.audit().found == {"wrong_id": 1}
 
 
 @pytest.mark.parametrize("name", [f"{SEGMENT}.tmp", "ledger.json", "9f3a0c12-1.jsonl.zst.open"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import time
@@ -23,7 +24,7 @@ from netwatch.loadtest.ledger import Fate, Ledger
 from netwatch.loadtest.pace import Pace
 from netwatch.loadtest.reports import Reports
 from netwatch.loadtest.requests import Requests, address
-from tests.stored import SEGMENT, line, stored_report, zstd
+from tests.stored import SEGMENT, line, line_id, stored_report, zstd
 
 RUN = "0a1b2c3d"
 SMALL = Reports(1, {"small": 1})
@@ -202,15 +203,22 @@ def test_a_request_that_never_gets_a_200_stays_unknown_and_is_given_up(
 @pytest.mark.parametrize("knows_keys", [True, False])
 def test_a_server_that_stores_a_request_twice_under_its_key_is_found(tmp_path: Path, knows_keys: bool) -> None:
     """What is sent again is stored again by a server that does not look at keys; the audit counts each."""
-    load, wire, ledger = load_against([accepted(1), b"", CUT, repeated(), b"", repeated(), accepted(1)], keys=True)
+
+    def answered(body: bytes, *, is_again: bool = False) -> bytes:
+        said = {"id": line_id(json.loads(body)["clientId"]), "accepted": int(not is_again), "duplicates": int(is_again)}
+        return answer(200, json.dumps(said).encode())
+
+    again = functools.partial(answered, is_again=True)
+    load, wire, ledger = load_against([answered, b"", CUT, again, b"", again, answered], keys=True)
     stored: list[bytes] = []
     seen: set[str] = set()
     for key, body in zip(wire.header("Idempotency-Key"), wire.bodies, strict=True):
         if key not in seen or not knows_keys:
-            stored.append(line(stored_report(SMALL, json.loads(body)["clientId"])))
+            report_id = json.loads(body)["clientId"]
+            stored.append(line(stored_report(SMALL, report_id), line_id(report_id)))
         seen.add(key)
-    path = tmp_path / "reports" / SEGMENT
-    path.parent.mkdir()
+    path = tmp_path / "reports/date=2026-11-22" / SEGMENT
+    path.parent.mkdir(parents=True)
     path.write_bytes(zstd(stored))
     assert load.tally.retried.total() == 3
     assert audit(tmp_path, ledger, SMALL).found == ({} if knows_keys else {"doubled": 3})
@@ -220,7 +228,12 @@ def judged(body: bytes, reports: Reports) -> tuple[int, dict[str, Any]]:
     """The right answer to NDJSON with bad reports, which are told by their ids."""
     ids = [one.partition(b'":"')[2].partition(b'"')[0].decode() for one in body.split(b"\n")]
     bad = [index for index, report_id in enumerate(ids) if reports.is_bad(report_id)]
-    said = {"accepted": len(ids) - len(bad), "rejected": len(bad), "errors": [{"index": index} for index in bad[:100]]}
+    said = {
+        "id": "x",
+        "accepted": len(ids) - len(bad),
+        "rejected": len(bad),
+        "errors": [{"index": index} for index in bad[:100]],
+    }
     return (200 if said["accepted"] else 400), said
 
 

@@ -95,7 +95,8 @@ def test_a_plot_without_its_library_is_refused_before_the_load() -> None:
 
 
 def test_a_file_that_cannot_be_written_and_a_server_that_is_not_there_are_failures() -> None:
-    netwatch("http://127.0.0.1:1", "--duration", "0.1", "--log", "/nowhere/log", code=1)
+    for option in ("--log", "--json", "--server-log"):
+        netwatch("--serve", option, "/nowhere/file", code=2)
     assert "FAILED nothing: no request was answered 200, but {'refused'" in netwatch(
         "http://127.0.0.1:1", "--duration", "0.1", code=1
     )
@@ -110,7 +111,7 @@ def test_whole_run_against_a_server_that_stores_nothing_fails(
     assert run([*options, "--expect-only-200", "--json", str(tmp_path / "json")], stand_in("good")) == 1
     summary = json.loads((tmp_path / "json").read_text())
     assert summary["audit"]["missing"] == summary["reports"]["sent"] > 10
-    assert [failure.partition(":")[0] for failure in summary["failures"]] == ["missing"]
+    assert [failure.partition(":")[0] for failure in summary["failures"]] == ["audit", "missing"]
     assert "FAILED missing: " in capsys.readouterr().out
     assert time.monotonic() - start_s < 10
 

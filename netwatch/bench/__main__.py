@@ -41,6 +41,8 @@ DEFAULT: dict[str, list[Any]] = {
 }
 ALONE_CPU_SHARE = 0.1
 """Of one processor, that other programs may use before the report says so."""
+OPEN_LOOP_CONNECTIONS = 1000
+"""Its client waits in select(), which takes no descriptor from 1024 on."""
 _AROUND_A_ROUND_S = 3.0  # starting, checking, stopping
 
 
@@ -108,9 +110,15 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Contestant
         parser.error("--rounds, --threads and --stay are at least 1")
     if options.open_loop is None:
         others = (options.durability, options.workers, options.connections)
-        options.open_loop = "medium" in options.sizes and all(len(values) == 1 for values in others)
+        options.open_loop = (
+            "medium" in options.sizes
+            and all(len(values) == 1 for values in others)
+            and max(options.connections) <= OPEN_LOOP_CONNECTIONS
+        )
     elif options.open_loop and "medium" not in options.sizes:
         parser.error("--open-loop needs medium among the --sizes, whose peak it halves; or give a --rate")
+    if (options.rate or options.open_loop) and max(options.connections) > OPEN_LOOP_CONNECTIONS:
+        parser.error(f"an open loop takes at most {OPEN_LOOP_CONNECTIONS} --connections")
     contestants = [Contestant("netwatch", options.netwatch_command, takes_ndjson=True)]
     if options.peer:
         if not os.access(options.peer, os.X_OK) or options.peer.is_dir():
@@ -124,6 +132,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Contestant
             parser.error(f"the command of {contestant.name} is no template of those names ({error!r})")
     if not shutil.which("wrk"):
         parser.error("wrk is not installed; on Debian: apt-get install wrk")
+    for file in (options.json, options.plot):
+        if file and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+            parser.error(f"{file} cannot be written")
     if not options.dir.is_dir():
         parser.error(f"--dir {options.dir} is no directory")
     if options.plot:

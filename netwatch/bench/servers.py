@@ -73,7 +73,6 @@ class Server:
         self.data_dir = directory / "data"
         self._log = directory / "log"
         self._words = contestant.words(address=self.address, dir=self.data_dir, **values)
-        self._stack = ExitStack()
         self._keeper: subprocess.Popen[str]
 
     def __enter__(self) -> Self:

@@ -47,9 +47,10 @@ def parse_answer(data: bytes | bytearray) -> Answer | None:
     return Answer(int(head[9:12]), head, bytes(data[end + 4 : whole]))
 
 
-def accepted(answer: Answer, request: Request, *, may_repeat: bool) -> int:
-    """How many reports a 200 says were there already. ValueError if it is not true to the request: each good report
-    accepted, or a duplicate where the request may have been stored before, and each bad one rejected by its index."""
+def accepted(answer: Answer, request: Request, *, may_repeat: bool) -> tuple[int, str]:
+    """How many reports a 200 says were there already, and the id of its first. ValueError if it is not true to the
+    request: each good report accepted, or a duplicate where the request may have been stored before, and each bad one
+    rejected by its index."""
     try:
         said = json.loads(answer.body)
         duplicates: int = said.get("duplicates", 0)
@@ -59,10 +60,11 @@ def accepted(answer: Answer, request: Request, *, may_repeat: bool) -> int:
             and (may_repeat or not duplicates)
             and said.get("rejected", 0) == len(request.bad)
             and bad == request.bad[:LISTED_ERRORS]
+            and isinstance(said["id"], str)
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         is_right = False
     if not is_right:
         rejects = f" and reject {len(request.bad)}" if request.bad else ""
         raise ValueError(f"200 that does not accept {request.good_total}{rejects}: {answer.body[:300]!r}")
-    return duplicates
+    return duplicates, said["id"]

@@ -15,29 +15,35 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 from typing import IO, Final
 
-from netwatch.loadtest.ledger import Fate, Ledger
+from netwatch.loadtest.ledger import Fate, Ledger, mark_of
 from netwatch.loadtest.lines import Lines
 from netwatch.loadtest.reports import Reports
 
 FAILURES = {
     "leftover": "files in open/ after the last stop",
-    "stray": "files under reports/ that are no sealed segment by their name",
-    "broken_file": "files that fail `zstd -t`",
+    "stray": "things under reports/ that are no sealed segment by their name, their place and their kind",
+    "broken_file": "files that fail `zstd -t`, or are not one zstd frame with a checksum",
     "bad_line": "lines that are no strict JSON in the right envelope",
     "bad_crc": "lines whose crc is wrong",
     "missing": "reports answered 200 that are in no line",
     "doubled": "reports that are in more than one line",
+    "wrong_id": "reports stored under another id than they were answered with",
+    "shared_id": "lines that have their id in common with the line of another report",
     "altered": "reports stored with another value than was sent",
-    "unexpected": "lines of reports that were rejected, never sent, or that nobody knows",
+    "unexpected": "lines of reports that were rejected or never sent, or, where nobody else sends, that nobody knows",
 }
 
 _CRC = re.compile(rb',"crc":"([0-9a-f]{8})"\}\n\Z')
 _RUN_ID = re.compile(r"[0-9a-f]{8}-\d+-\d+\Z")
-_SEGMENT = re.compile(r"([0-9a-f]+-\d+)\.jsonl\.zst(\.open)?\Z")  # <instance>-<number>, the same open and sealed
+_OPEN = re.compile(r"open/([0-9a-f]+-\d+)\.jsonl\.zst\.open\Z")  # <instance>-<number>, the same when it is sealed
+_SEALED = re.compile(r"reports/date=(\d{4}-\d\d-\d\d)/reports-\1T[^/]*Z-([0-9a-f]+-\d+)\.jsonl\.zst\Z")
+_ONE_FRAME = re.compile(r" *1 +0 .* XXH64  ")
+"""A row of `zstd -l` about such a file: one frame, none to skip."""
 
 
 @dataclass
@@ -45,14 +51,16 @@ class Audit:
     """What was found; all is well when `found` is empty."""
 
     keys_forgotten: bool = False
+    is_live: bool = False
     files: int = 0
     stored_bytes: int = 0
     lines: int = 0
     of_this_run: int = 0
-    of_other_runs: int = 0
+    of_others: int = 0  # other runs' lines, and with a running server any other sender's
     unknown_stored: int = 0  # reports whose client cannot know, and which are stored
     repeated: int = 0  # lines that stand twice under one id, where the server may have forgotten the key
     quarantined: int = 0
+    ids: array[int] = field(default_factory=lambda: array("Q"))  # 64 bits of a hash of each line's
     found: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
@@ -86,22 +94,20 @@ def audit(
             for path in files_below(data_dir / "open"):
                 with suppress(FileNotFoundError):
                     growing[path] = stack.enter_context(path.open("rb"))
-        return _audit(data_dir, growing, ledger, reports, Audit(keys_forgotten), live=live)
+        return _audit(data_dir, growing, ledger, reports, Audit(keys_forgotten, live))
 
 
-def _audit(
-    data_dir: Path, growing: dict[Path, IO[bytes]], ledger: Ledger, reports: Reports, result: Audit, *, live: bool
-) -> Audit:
+def _audit(data_dir: Path, growing: dict[Path, IO[bytes]], ledger: Ledger, reports: Reports, result: Audit) -> Audit:
     sealed: list[Path] = []
-    if not live:
+    if not result.is_live:
         for path in files_below(data_dir / "open"):
             result.add("leftover", path.name)
-    taken = {match[1] for path in growing if (match := _SEGMENT.search(path.name))}
+    taken = {match[1] for path in growing if (match := _OPEN.search(str(path)))}
     for path in files_below(data_dir / "reports"):
-        match = _SEGMENT.search(path.name)
-        if match is None or match[2]:
+        match = _SEALED.search(str(path))
+        if match is None or path.is_symlink() or not path.is_file():
             result.add("stray", path.name)
-        elif match[1] not in taken:  # else it was sealed since we looked into open/
+        elif match[2] not in taken:  # else it was sealed since we looked into open/
             sealed.append(path)
     result.quarantined = len(files_below(data_dir / "quarantine"))
     result.files = len(sealed)
@@ -118,6 +124,9 @@ def _audit(
         for number, fate in enumerate(fates):
             if fate == Fate.ACKED and not seen[client][number]:
                 result.add("missing", ledger.report_id(client, number))
+    for one, next_one in pairwise(sorted(result.ids)):
+        if one == next_one:
+            result.add("shared_id", f"an id whose hash is {one:016x}")
     return result
 
 
@@ -134,20 +143,25 @@ def _look_at(result: Audit, where: str, raw: bytes, ledger: Ledger, lines: Lines
             result.add("bad_line", f"{where}: {error}")
         return
     report_id = line["report"].get("clientId")
-    place = ledger.find(report_id) if isinstance(report_id, str) else None
+    place = ledger.find(report_id) if isinstance(report_id, str) and line["kind"] == "report" else None
     if place is None:
-        if isinstance(report_id, str) and _RUN_ID.match(report_id) and not report_id.startswith(f"{ledger.run}-"):
-            result.of_other_runs += 1
+        is_known = isinstance(report_id, str) and report_id.startswith(f"{ledger.run}-")
+        if not is_known and (result.is_live or (isinstance(report_id, str) and _RUN_ID.match(report_id))):
+            result.of_others += 1
         else:
             result.add("unexpected", f"{where}: clientId {report_id!r}")
         return
     client, number = place
     result.of_this_run += 1
-    mark = zlib.crc32(line["id"].encode()) | 1  # never 0, which is nothing seen
+    mark = mark_of(line["id"])
+    if ledger.marks[client][number] not in (0, mark):
+        result.add("wrong_id", f"{report_id} as {line['id']} in {where}")
     if seen[client][number] == mark and result.keys_forgotten:
         result.repeated += 1
     elif seen[client][number]:
         result.add("doubled", f"{report_id} in {where}")
+    else:
+        result.ids.append(int.from_bytes(hashlib.blake2b(line["id"].encode(), digest_size=8).digest()))
     seen[client][number] = mark
     fate = ledger.fates[client][number]
     if fate == Fate.UNKNOWN:
@@ -183,7 +197,7 @@ def _feed(growing: IO[bytes], stdin: IO[bytes]) -> None:
 
 
 def broken_files(paths: list[Path]) -> list[Path]:
-    """Those that `zstd -t` does not accept."""
+    """Those that `zstd -t` does not accept, or that are not one frame with a checksum."""
     broken: list[Path] = []
     for start in range(0, len(paths), 200):
         group = paths[start : start + 200]
@@ -193,7 +207,12 @@ def broken_files(paths: list[Path]) -> list[Path]:
 
 
 def _passes(paths: list[Path]) -> bool:
-    return subprocess.run(["zstd", "-tq", "--", *map(str, paths)], capture_output=True, check=False).returncode == 0
+    names = list(map(str, paths))
+    if subprocess.run(["zstd", "-tq", "--", *names], capture_output=True, check=False).returncode:
+        return False
+    listed = subprocess.run(["zstd", "-l", "--", *names], capture_output=True, text=True, check=False).stdout
+    _, *rows = listed.splitlines()
+    return len(rows) >= len(paths) and all(map(_ONE_FRAME.match, rows[: len(paths)]))
 
 
 def digest(data_dir: Path) -> dict[str, tuple[int, str]]:

@@ -94,7 +94,8 @@ def wait_until(look: Callable[[], T], timeout_s: float, interval_s: float = 0.01
 def free_port() -> int:
     """A port below the ephemeral range: clients that reconnect to a dead server can't take it, or meet themselves."""
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    for port in random.SystemRandom().sample(range(max(1024, low - 12_000), low), 1000):
+    ports = range(max(1024, low - 12_000), max(low, 2048))  # of hosts that begin with 1024 some clients' own
+    for port in random.SystemRandom().sample(ports, min(len(ports), 1000)):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from netwatch.loadtest.answers import Answer, accepted
 from netwatch.loadtest.connection import Closed, Connection
-from netwatch.loadtest.ledger import Fate, Ledger, fate_of
+from netwatch.loadtest.ledger import Fate, Ledger, fate_of, mark_of
 from netwatch.loadtest.pace import Pace
 from netwatch.loadtest.requests import Address, Request, Requests
 from netwatch.loadtest.tally import Outcome, Tally
@@ -71,7 +71,7 @@ class Load:
             watch.cancel()
             if self._pace:
                 self.tally.unsent_total = max(0, self._pace.close() - self.tally.requests.total())
-        self.duration_s = time.monotonic() - self.start_s
+            self.duration_s = time.monotonic() - self.start_s
 
     async def _give_up_in_time(self) -> None:
         """One timer for all connections: one for each exchange would cost as much as the rest of it."""
@@ -100,7 +100,7 @@ class Load:
             outcome, answer, earlier_total = await self._attempt(client, request.wire)
             now_s = time.monotonic()
             if answer is not None:
-                self._look_at(answer, request, may_repeat=in_doubt)
+                self._look_at(client, answer, request, may_repeat=in_doubt)
             elif earlier_total and outcome in ("closed", "cut"):
                 self.tally.dropped_total += 1
             if self._log is not None:
@@ -157,11 +157,13 @@ class Load:
         if connection is not None and connection.usable:
             connection.abort()
 
-    def _look_at(self, answer: Answer, request: Request, *, may_repeat: bool) -> None:
-        """Count it as an anomaly when the answer breaks what the interface promises."""
+    def _look_at(self, client: int, answer: Answer, request: Request, *, may_repeat: bool) -> None:
+        """Count it as an anomaly when it breaks what the interface promises; write down the id that it gives."""
         if answer.status == 200:
             try:
-                self.tally.duplicates_total += accepted(answer, request, may_repeat=may_repeat)
+                duplicates, line_id = accepted(answer, request, may_repeat=may_repeat)
+                self.tally.duplicates_total += duplicates
+                self._ledger.marks[client][request.first_good] = mark_of(line_id)
             except ValueError as error:
                 self.tally.anomaly(str(error))
         elif answer.status in (429, 503) and answer.retry_after_s is None:

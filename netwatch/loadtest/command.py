@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import resource
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -104,6 +106,9 @@ def run(args: argparse.Namespace) -> int:
             _refuse(args, "give the address of a running server, or --serve")
         if args.kill or args.workers or args.data_dir or args.server_log:
             _refuse(args, "--kill, --workers, --data-dir and --server-log need --serve")
+    ours = [word for word in args.arguments if word.partition("=")[0] in ("--bind", "--data-dir")]
+    if ours:
+        _refuse(args, f"{ours[0]} after -- is the load test's to choose: it has --data-dir, and takes a free port")
     if args.mix and args.size:
         _refuse(args, "give --size or --mix, not both")
     args.mix = args.mix or {args.size or "small": 1}
@@ -113,6 +118,9 @@ def run(args: argparse.Namespace) -> int:
         _refuse(args, f"there is no data directory {args.audit}")
     if (args.audit or args.serve) and which("zstd") is None:
         _refuse(args, "the audit needs the zstd tool: apt install zstd")
+    for file in (args.json, args.plot, args.log, args.server_log):
+        if file and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+            _refuse(args, f"{file} cannot be written")
     if args.plot and find_spec("matplotlib") is None:
         _refuse(args, "--plot needs matplotlib: pip install 'netwatch[plot]'")
 
@@ -124,9 +132,12 @@ def run(args: argparse.Namespace) -> int:
     from netwatch.loadtest.trial import run_here
 
     try:
-        address("http://127.0.0.1" if args.serve else args.arguments[0])
+        target = address("http://127.0.0.1" if args.serve else args.arguments[0])
+        socket.getaddrinfo(target.host, target.port)
     except ValueError as error:
         _refuse(args, str(error))
+    except OSError as error:
+        _refuse(args, f"no address is known of {target.host}: {error.strerror}")
     return run_here(args)
 
 

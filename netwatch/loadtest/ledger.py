@@ -1,7 +1,9 @@
-"""What became of each report of a run, one byte a report: the client writes it, the audit reads it."""
+"""What became of each report of a run, five bytes a report: the client writes it, the audit reads it."""
 
 from __future__ import annotations
 
+import zlib
+from array import array
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -26,18 +28,26 @@ def fate_of(outcome: int | str) -> Fate:
     return Fate.UNKNOWN
 
 
+def mark_of(line_id: str) -> int:
+    """32 bits of the id of a line; never 0, which stands for none."""
+    return zlib.crc32(line_id.encode()) | 1
+
+
 class Ledger:
-    """The fates of all reports of one run, whose ids are `<run>-<client>-<seq>`."""
+    """The fates of all reports of one run, whose ids are `<run>-<client>-<seq>`, and the marks of their lines' ids, as
+    far as an answer gave them."""
 
     def __init__(self, run: str, clients: int) -> None:
         self.run = run
         self.fates = [bytearray() for _ in range(clients)]
+        self.marks = [array("I") for _ in range(clients)]
 
     def take(self, client: int, count: int) -> range:
         """The next `count` sequence numbers of a client; their fate is unknown until it is settled."""
         fates = self.fates[client]
         first = len(fates)
         fates.extend(bytes(count))
+        self.marks[client].frombytes(bytes(4 * count))
         return range(first, first + count)
 
     def settle(self, client: int, numbers: range, fate: Fate, bad: Iterable[int] = ()) -> None:

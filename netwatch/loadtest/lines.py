@@ -80,7 +80,7 @@ def _check_envelope(line: Any) -> None:
             raise ValueError(f"{name} {line[name]!r}")
     if not _UUID.match(str(line["id"])):
         raise ValueError(f"id {line['id']!r}")
-    if line["kind"] != "report" or not isinstance(line["server"], str) or not isinstance(line["report"], dict):
+    if not (isinstance(line["kind"], str) and isinstance(line["server"], str) and isinstance(line["report"], dict)):
         raise ValueError("kind, server or report")
 
 

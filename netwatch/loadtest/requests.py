@@ -49,6 +49,11 @@ class Request(NamedTuple):
     def good_total(self) -> int:
         return len(self.numbers) - len(self.bad)
 
+    @property
+    def first_good(self) -> int:
+        """The number of the report whose id the answer gives."""
+        return next(number for number in self.numbers if number not in self.bad)
+
 
 class Requests:
     """Takes new reports from the ledger for each request."""

@@ -57,7 +57,7 @@ def summarize(
             "bytes": result.stored_bytes,
             "lines": result.lines,
             "of_this_run": result.of_this_run,
-            "of_other_runs": result.of_other_runs,
+            "of_others": result.of_others,
             "unknown_stored": result.unknown_stored,
             "repeated": result.repeated,
             "quarantined": result.quarantined,

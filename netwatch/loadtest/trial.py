@@ -48,7 +48,7 @@ def run_here(args: argparse.Namespace) -> int:
     except OSError as error:  # a file that cannot be written, a server that cannot be started
         print(f"netwatch loadtest: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("netwatch loadtest: interrupted, nothing was audited", file=sys.stderr)
+        print("netwatch loadtest: interrupted", file=sys.stderr)
     return 1
 
 
@@ -80,7 +80,12 @@ def run_trial(args: argparse.Namespace, command: Sequence[str]) -> int:
         load = Load(
             target, requests, ledger, rate=args.rate, keys=args.keys, new_connections=args.new_connections, log=log
         )
-        run_load(load, storm, args.duration)
+        interrupted: list[str] = []
+        try:
+            run_load(load, storm, args.duration)
+        except KeyboardInterrupt:
+            interrupted = ["interrupted: nothing was audited"]
+            data_dir = server = None
         if server:
             server.stop()
         # A request whose answer a kill took may be sent again to a server that a restart made forget its key.
@@ -88,14 +93,17 @@ def run_trial(args: argparse.Namespace, command: Sequence[str]) -> int:
         result = None
         if data_dir:
             result = audit(data_dir, ledger, reports, live=server is None, keys_forgotten=forgotten)
+        if result and result.quarantined > quarantined:
+            failures.append(f"quarantine: {result.quarantined - quarantined} files, and nothing here damages one")
+        if result and result.found["missing"] and not result.of_this_run:
+            failures.append(f"audit: no report of this run is in {data_dir}: is it the server's data directory?")
         if server and result:
-            if result.quarantined > quarantined:
-                failures.append(f"quarantine: {result.quarantined - quarantined} files, and nothing here damages one")
             recover_again(server)
         failures += expectations(args, load.tally)
         failures += result.failures() if result else []
         kills = storm.kills if storm else None
-        summary = summarize(ledger.run, asked(args), load.tally, load.duration_s, kills, result, failures)
+        failed = [*interrupted, *failures]
+        summary = summarize(ledger.run, asked(args), load.tally, load.duration_s, kills, result, failed)
         print(*table(summary), sep="\n")
         if args.json:
             args.json.write_text(json.dumps(summary, indent=1) + "\n")
@@ -103,7 +111,7 @@ def run_trial(args: argparse.Namespace, command: Sequence[str]) -> int:
             from netwatch.loadtest.plot import draw
 
             draw(summary, args.plot)
-    return 1 if failures else 0
+    return 1 if failed else 0
 
 
 @contextmanager
