@@ -52,20 +52,32 @@ def add_wanted(parser: argparse.ArgumentParser) -> None:
         help="only what was received since: 90s, 10m, 2h, 7d ago, or a time such as 2026-11-22T10:24:10Z (UTC)",
     )
     parser.add_argument(
-        "--client", action="append", metavar="ID", help="only reports of this clientId; may be repeated"
+        "--client", type=_text, action="append", metavar="ID", help="only reports of this clientId; may be repeated"
     )
     parser.add_argument(
         "--host",
+        type=_text,
         action="append",
         metavar="HOST",
         help="only reports about this host, by its name or in a URL; may be repeated",
     )
-    parser.add_argument("--kind", action="append", metavar="KIND", help="only lines of this kind; may be repeated")
+    parser.add_argument(
+        "--kind", type=_text, action="append", metavar="KIND", help="only lines of this kind; may be repeated"
+    )
     parser.add_argument(
         "--format",
         choices=["json", "pretty"],
         help="the lines as they are stored, or one readable line a report (pretty on a terminal, else json)",
     )
+
+
+def _text(text: str) -> str:
+    """What can stand in a report: Unicode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"give UTF-8: {text!r}") from None
+    return text
 
 
 def since(text: str) -> float:

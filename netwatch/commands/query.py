@@ -78,10 +78,12 @@ def run(args: argparse.Namespace) -> int:
         return 0
     asked = question(args.question)
     if args.sql:
-        print(asked.sql if asked else args.question, end="")
+        print((asked.sql if asked else args.question).rstrip("\n"))
         return 0
     if args.format == "parquet" and sys.stdout.isatty():
         raise StartError("Parquet is not for terminals: write it to a file (> answer.parquet).", 2)
+    if args.plot and args.format:
+        raise StartError("Give --plot or --format: a plot is all that is written.", 2)
     if args.plot and find_spec("matplotlib") is None:
         raise StartError("--plot needs matplotlib: pip install 'netwatch[plot]'.", 2)
     since_s = args.since if args.since is not None or asked is None else _before(args.until, asked.since)
@@ -121,7 +123,7 @@ def _views(engine: Engine, args: argparse.Namespace, span: Span) -> Iterator[Non
             sizes = sources.bucket_keys(store, span)
         except Exception as error:  # obstore's have no common base
             raise StartError(f"Cannot list {chosen}: {bucket.reason(error)}.{bucket.advice(error, chosen)}") from None
-        _demand(sizes, str(chosen), args)
+        _demand(sizes, str(chosen), span)
         engine.add_file_system(BucketFiles(store, sizes))
         engine.make_views([f"{PROTOCOL}://{key}" for key in sizes], span, args.max_line_bytes)
         yield
@@ -129,15 +131,15 @@ def _views(engine: Engine, args: argparse.Namespace, span: Span) -> Iterator[Non
     data_dir = args.data_dir or options.usual_data_dir()
     with options.opened(data_dir) as files:
         paths = sources.local_paths(files, span)
-        _demand(paths, str(data_dir), args)
+        _demand(paths, str(data_dir), span)
         # Through the directory that is open: its own name may have characters that mean something to DuckDB.
         engine.make_views([files.descriptor_path(path) for path in paths], span, args.max_line_bytes)
         yield
 
 
-def _demand(found: object, where: str, args: argparse.Namespace) -> None:
+def _demand(found: object, where: str, span: Span) -> None:
     if not found:
-        when = " in that time" if args.since is not None or args.until is not None else ""
+        when = " of that time (--since, --until)" if (span.since_s, span.until_s) != (None, None) else ""
         raise StartError(f"There is no sealed file in {where}{when}; an open segment is read once it is sealed.")
 
 

@@ -63,7 +63,7 @@ class Server:
 
     def look(self) -> Look:
         """Ask now. Raises :class:`StartError` when there is no answer."""
-        status, readiness = self._get("/readyz?verbose")
+        status, readiness = self._get("/readyz")
         _, metrics = self._get("/metrics")
         try:
             return Look(time.monotonic(), status == 200, json.loads(readiness), list(_samples(metrics.decode())))

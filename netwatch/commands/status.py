@@ -1,7 +1,6 @@
 """`netwatch status` shows how a running server is: ready or why not, its rates, what it holds, its disk, its errors.
 
-It asks what everybody may ask, /readyz?verbose and /metrics, so it says the same as your monitoring; `--watch` goes on,
-through restarts too.
+It asks what monitoring asks, /readyz and /metrics, so it says the same; `--watch` goes on, through restarts too.
 """
 
 from __future__ import annotations

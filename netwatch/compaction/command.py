@@ -56,9 +56,11 @@ def run(args: argparse.Namespace) -> int:
     store = target.open(timeout_s=_TIMEOUT_S)
     from obstore.exceptions import BaseError
 
+    from netwatch.compaction import compactor
     from netwatch.compaction.lease import Held, Lease
 
     try:
+        compactor.days(store)  # in a bucket that is not there the lease would be put, and some stores would make it
         if args.dry_run:
             group: list[Object] = []
             for group in _groups(args, store):
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         with Lease(store, args.lease_s) as lease:
             done = _compact(args, store, lease)
     except Held as held:
-        print(f"Another compactor has the lease: {held}.")
+        print(f"Another compactor has the lease: {held}. If it was killed, the next one can begin then.")
         return 1
     except (BaseError, OSError) as error:
         advice = bucket.advice(error, target) if isinstance(error, BaseError) else ""
@@ -78,6 +80,9 @@ def run(args: argparse.Namespace) -> int:
     if not done.sources and not done.wrong:
         print(_nothing(args))
         return 0
+    if not done.sources:
+        print(f"Nothing was compacted: {done.wrong} objects are wrong, and the log names them")
+        return 1
     print(
         f"{done.sources} objects of {done.sources_bytes} bytes became {done.objects} of {done.objects_bytes}, without "
         f"{done.duplicates} duplicates; {done.wrong} are wrong"

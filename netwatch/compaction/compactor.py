@@ -72,6 +72,8 @@ class Compactor:
         if size_bytes is None:
             return
         replaced = [source for source in sources if source.path != path]
+        heirs_lines = len(merger.ids) * (len(replaced) < len(sources))  # an interrupted compaction made it already
+        duplicates = merger.duplicates - heirs_lines
         heirs_age_s = [time.time() - source.modified_at_s for source in sources if source.path == path]
         self._replaced.append(
             (time.time() + self._grace_s - max(heirs_age_s, default=0.0), [source.path for source in replaced])
@@ -80,13 +82,13 @@ class Compactor:
         self.done.sources_bytes += sum(source.size_bytes for source in replaced)
         self.done.objects += 1
         self.done.objects_bytes += size_bytes
-        self.done.duplicates += merger.duplicates
+        self.done.duplicates += duplicates
         log.info(
             "compacted",
             path=path,
             bytes=size_bytes,
             lines=len(merger.ids),
-            duplicates=merger.duplicates,
+            duplicates=duplicates,
             sources=len(replaced),
             sources_bytes=sum(source.size_bytes for source in replaced),
         )

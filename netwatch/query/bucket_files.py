@@ -1,8 +1,8 @@
 """The objects of a bucket as files that DuckDB can read: an fsspec file system over obstore.
 
 DuckDB 2.0 reads a bucket only with an extension that it fetches from the network. And obstore's own adapter asks for a
-store of its own, with other time limits, and for each object's head; here one GET brings a whole object, because a
-sealed file is small.
+store of its own, with other time limits, and for each object's head; here one GET brings a whole object, which stands
+in memory while it is read: sealed files are small, and compacted ones of a size that is chosen for it.
 """
 
 from __future__ import annotations

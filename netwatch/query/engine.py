@@ -35,6 +35,8 @@ class Engine:
             raise StartError("A query needs another library: pip install 'netwatch[query]'.", 2) from None
         self._duckdb = duckdb
         self._memory_limit = memory_limit
+        self._who_says = "netwatch verify"
+        """Which command names the file that is broken."""
         self._spilled = tempfile.TemporaryDirectory(prefix="netwatch-query-", ignore_cleanup_errors=True)
         # Without the network it would try, wait, and say so.
         self._connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
@@ -52,7 +54,8 @@ class Engine:
         self._spilled.cleanup()
 
     def add_file_system(self, file_system: Any) -> None:
-        """Have paths that begin with the protocol of this fsspec file system read through it."""
+        """Have paths that begin with the protocol of this fsspec file system, a bucket's, read through it."""
+        self._who_says = "netwatch compact, or netwatch ship --once --again at the host that it is of,"
         self._connection.register_filesystem(file_system)
 
     def make_views(self, paths: Sequence[str], span: Span, max_line_bytes: int) -> None:
@@ -138,7 +141,7 @@ class Engine:
                 raise StartError("A file was deleted while it was asked about, by retention: ask again.") from None
             if is_only_reading or ("Malformed JSON" in text and 'Input: "{' in text):
                 raise StartError(
-                    f"A file is broken, netwatch verify says which: {text.partition(chr(10))[0]}"
+                    f"A file is broken, {self._who_says} says which: {text.partition(chr(10))[0]}"
                 ) from None
             raise StartError(text) from None
 

@@ -69,7 +69,7 @@ def test_only_objects_that_can_hold_it_are_fetched(
 
     asked = ["query", "SELECT count(*) AS n FROM lines", *flags(bucket, door.endpoint)]
     assert main([*asked, "--since", text(now_s - 1200), "--until", text(now_s - 900)]) == 1
-    assert "netwatch verify says which" in capsys.readouterr().err
+    assert "A file is broken, netwatch compact, or netwatch ship --once --again at the host" in capsys.readouterr().err
     fetched = len(door.requests)
     assert main([*asked, "--since", text(now_s + 3600)]) == 1
     assert "There is no sealed file in s3://telemetry/" in capsys.readouterr().err
