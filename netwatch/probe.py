@@ -166,7 +166,8 @@ async def _post(server: httpx.URL, body: str, token: str, timeout_s: float) -> i
         async with asyncio.timeout(timeout_s), httpx.AsyncClient(timeout=None, headers=headers) as client:
             response = await client.post(url, content=body)
     except (httpx.HTTPError, OSError) as exception:
-        print(f"netwatch probe: no answer from the server {server}: {kind_of(exception)}", file=sys.stderr)
+        named = server.copy_with(userinfo=b"")  # where a token can stand
+        print(f"netwatch probe: no answer from the server {named}: {kind_of(exception)}", file=sys.stderr)
         return 1
     print(response.status_code, " ".join(response.text.splitlines()))
     return 0 if response.status_code == 200 else 1

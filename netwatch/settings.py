@@ -483,7 +483,7 @@ def _parsed(name: str, value: object, origin: str) -> Any:
     try:
         parsed = metadata["parse"](value)
         low, high = metadata["low"], metadata["high"]
-        text = _size_text if metadata["parse"] in (size, _size_or_none) else str
+        text = _size_text if metadata["parse"] in (size, _size_or_none) else "{:.6g}".format
         if parsed is None:
             return None
         if low is not None and parsed < low:

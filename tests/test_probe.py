@@ -293,6 +293,12 @@ def test_a_server_that_is_away_is_one_sentence(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", f"netwatch probe: no answer from the server {server}: connect: refused\n")
 
 
+def test_a_token_in_the_servers_url_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with refusing() as server:
+        assert probing("--server", server.replace("//", "//agents:0123456789abcdef@"), server) == 1
+    assert capsys.readouterr() == ("", f"netwatch probe: no answer from the server {server}: connect: refused\n")
+
+
 def test_a_server_that_stalls_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     with stalling() as server, refusing() as url:
         assert probing("--timeout-s", "0.3", "--server", server, url) == 1

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from netwatch.metrics import table
 from netwatch.metrics.table import GAUGE, Labels, Metric
 
-SLOTS: Final = 2048
+SLOTS: Final = 4096
 """More workers than there can be, those that a reload replaces included. A slot that nobody used takes no memory."""
 _CELL_BYTES: Final = 8
 _LINE: Final = 8
