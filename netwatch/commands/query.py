@@ -139,7 +139,7 @@ def _views(engine: Engine, args: argparse.Namespace, span: Span) -> Iterator[Non
 
 def _demand(found: object, where: str, span: Span) -> None:
     if not found:
-        when = " of that time (--since, --until)" if (span.since_s, span.until_s) != (None, None) else ""
+        when = " in that time (--since, --until)" if (span.since_s, span.until_s) != (None, None) else ""
         raise StartError(f"There is no sealed file in {where}{when}; an open segment is read once it is sealed.")
 
 

@@ -253,7 +253,7 @@ def test_no_files_are_said_with_where_and_why(
     stored(tmp_path / "data", [])
     said = refused(capsys, 1, "errors", "--data-dir", str(tmp_path / "data"))
     assert said == (
-        f"netwatch: There is no sealed file in {tmp_path}/data of that time (--since, --until); "
+        f"netwatch: There is no sealed file in {tmp_path}/data in that time (--since, --until); "
         "an open segment is read once it is sealed.\n"
     )
     said = refused(capsys, 1, "errors", "--data-dir", str(minutes), "--since", "2026-11-22T18:00:00Z")
