@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, cast
 
 from netwatch.errors import Overloaded
-from netwatch.reports import LINE_END, is_whole
+from netwatch.reports import LINE_END, LINE_START, is_whole
 
 STORED: Final = "stored"
 _OUTCOMES: Final = (STORED, "disk_full", "disk_error", "recovering", "unknown")
@@ -45,7 +45,6 @@ _ACK: Final = struct.Struct("<QBI")
 _COUNT: Final = struct.Struct("<I")
 _KEYED: Final = struct.Struct("<16sII")
 _RESULT: Final = struct.Struct("<I36s")
-_LINE_START: Final = b'{"id":"'
 _ASCII_BYTES: Final = 86
 """A line begins with so many bytes that are ASCII whatever was reported."""
 _RESEND: Final = 1
@@ -290,7 +289,7 @@ def _holds_lines(batch: Batch) -> bool:
         if rest or not lines or not all(map(is_whole, lines)):
             return False
     head = batch.lines[:_ASCII_BYTES]
-    return head.startswith(_LINE_START) and head.isascii() and batch.lines.endswith(LINE_END)
+    return head.startswith(LINE_START) and head.isascii() and batch.lines.endswith(LINE_END)
 
 
 class _Connection:

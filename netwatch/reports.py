@@ -28,10 +28,12 @@ from netwatch.errors import Rejected
 ID: Final = slice(7, 43)
 """Where a line's id stands."""
 
+LINE_START: Final = b'{"id":"'
+"""What a line begins with."""
+
 LINE_END: Final = b'"}\n'
 """Stands at the end of a line and nowhere else."""
 
-_LINE_START: Final = b'{"id":"'
 _CRC_BYTES: Final = len(b',"crc":"01234567"}')
 _WIDEST: Final = 2
 """A report may be this many times larger as it is sent than as a line: for white space and escapes."""
@@ -257,7 +259,7 @@ class Lines:
             self._ids = ids(now_ns // 1_000_000)
             self._after_id = f'","receivedAt":"{self._times.text(now_ns)}","kind":"report"'.encode() + self._server
         id_ = line_id.encode() if line_id else next(self._ids)
-        return self._finished(b"".join((_LINE_START, id_, self._after_id, address, b',"report":')), report)
+        return self._finished(b"".join((LINE_START, id_, self._after_id, address, b',"report":')), report)
 
     def browser_line(
         self, raw: bytes | msgspec.Raw, now_ns: int, line_id: str, address: bytes, kept: Container[str]
@@ -350,6 +352,6 @@ def line_count(lines: bytes | bytearray) -> int:
 
 def is_whole(line: bytes) -> bool:
     """Whether ``line`` (without its line feed) is a line as it was made: its start, its end and its checksum."""
-    return line.startswith(_LINE_START) and line[-_CRC_BYTES:] == b',"crc":"%08x"}' % crc32(
+    return line.startswith(LINE_START) and line[-_CRC_BYTES:] == b',"crc":"%08x"}' % crc32(
         memoryview(line)[:-_CRC_BYTES]
     )

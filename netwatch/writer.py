@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from netwatch import log, process
-from netwatch.errors import Overloaded, StartError
+from netwatch.errors import StartError
 from netwatch.metrics import table
 from netwatch.metrics.board import Meter
 from netwatch.queue import STORED, Batch, Inbox, Stored
@@ -21,7 +21,7 @@ from netwatch.reports import ID, line_count
 from netwatch.settings import Settings
 from netwatch.storage.files import Files
 from netwatch.storage.retention import Retention
-from netwatch.storage.store import RESEND_S, Store
+from netwatch.storage.store import RESEND_S, Store, Unstored
 from netwatch.storage.window import Window
 
 HEARTBEAT_S: Final = 1.0
@@ -101,7 +101,7 @@ class Writer:
                 continue
             try:
                 new, results = self._new(batch, claims, now_s)
-            except Overloaded as error:
+            except Unstored as error:
                 self._inbox.answer(batch, error.code)
                 continue
             lines += new
@@ -112,7 +112,7 @@ class Writer:
                 self._store.commit(lines, now_s)
                 self._count_commit(len(answers), lines)
                 self._refusal = STORED
-            except Overloaded as error:
+            except Unstored as error:
                 outcome = error.code
                 self._meter.add(table.COMMIT_ERRORS, labels=(outcome,))
                 if error.__cause__:  # the disk failed: only another try can tell how it is now
@@ -136,7 +136,7 @@ class Writer:
     ) -> tuple[list[bytes | bytearray], list[Stored]]:
         """Those of the batch's lines that are not stored yet, and what its requests with a key get.
 
-        Adds the keys to ``claims``. Raises :class:`Overloaded` while it cannot be told what is stored.
+        Adds the keys to ``claims``. Raises :class:`Unstored` while it cannot be told what is stored.
         """
         if not batch.is_resend and not batch.keyed:
             return [batch.lines], []
@@ -173,7 +173,7 @@ class Writer:
         outlook = self._refusal if now_s - self._refused_at_s < REFUSAL_LASTS_S else STORED
         try:
             self._store.require_room()
-        except Overloaded as error:
+        except Unstored as error:
             outlook = error.code
         self._inbox.heartbeat(outlook)
         self._store.take_stock()

@@ -19,10 +19,9 @@ from typing import Any, Final, TypeVar
 import pytest
 import zstandard
 
-from netwatch.errors import Overloaded
 from netwatch.storage import layout
 from netwatch.storage.files import Files
-from netwatch.storage.store import Store
+from netwatch.storage.store import Store, Unstored
 from netwatch.storage.window import Window
 
 T = TypeVar("T")
@@ -307,7 +306,7 @@ class Client:
         self.unknown = lines
         try:
             store.commit([lines], now_s)
-        except Overloaded:
+        except Unstored:
             self.refused, self.unknown = self.refused + lines.splitlines(), b""
             return False
         self.acked, self.unknown = self.acked + lines.splitlines(), b""

@@ -78,7 +78,7 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
     ),
     "a line's checksum is right whatever it is": (
         "reports.py",
-        "return line.startswith(_LINE_START) and line[",
+        "return line.startswith(LINE_START) and line[",
         "return True or line[",
         ["test_frame.py::test_row_07_a_flipped_bit_is_found"],
     ),

@@ -37,7 +37,7 @@ def test_every_code_is_used_and_every_code_used_is_declared() -> None:
                 used.add(node.value)
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
                 code = node.args[0]
-                if node.func.id in ("Refused", "Rejected", "Overloaded") and isinstance(code, ast.Constant):
+                if node.func.id in ("Refused", "Rejected", "Overloaded", "Unstored") and isinstance(code, ast.Constant):
                     assert code.value in ERRORS, f"{path.name}: {code.value!r}"
     assert set(ERRORS) - used == set()
 

@@ -13,7 +13,6 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
 from netwatch import log
-from netwatch.errors import Overloaded
 from netwatch.metrics import table
 from netwatch.metrics.board import Meter
 from netwatch.reports import ID
@@ -33,6 +32,14 @@ KEEP_LEFTOVER_S: Final = 15.0
 _RETRY_S: Final = 0.1
 _MAX_RETRY_S: Final = 5.0
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Unstored(Exception):
+    """A group is not stored, or may be, where the ``code`` is ``unknown``; :mod:`netwatch.queue` has words for each."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class _Backoff:
@@ -132,10 +139,10 @@ class Store:
         """Those of the ``lines``, which may be stored since ``first_sent_s``, that no leftover holds.
 
         Nor another server that may be recovering ours, nor the window of those posted under a key. Raises
-        :class:`Overloaded` while that cannot be told.
+        :class:`Unstored` while that cannot be told.
         """
         if not self.is_recovered:
-            raise Overloaded("recovering", "What a crash left is not recovered yet; try again later.")
+            raise Unstored("recovering")
         known: list[Container[bytes]] = [
             self._ids(leftover) for leftover in self._leftovers if first_sent_s <= leftover.died_at_s
         ]
@@ -153,22 +160,22 @@ class Store:
         return leftover.recovered.ids
 
     def require_room(self) -> None:
-        """Raise :class:`Overloaded` while the disk is below its reserve or refuses to give us a file."""
+        """Raise :class:`Unstored` while the disk is below its reserve or refuses to give us a file."""
         try:
             free_bytes = self._files.free_bytes()
         except OSError as error:
-            raise Overloaded("disk_error", f"The disk failed: {error.strerror}; try again later.") from error
+            raise Unstored("disk_error") from error
         self._meter.set(table.DISK_FREE_BYTES, free_bytes)
         if free_bytes < self._min_free_bytes:
-            raise Overloaded("disk_full", "The disk is below its reserve; try again later.", retry_after_s=10)
+            raise Unstored("disk_full")
         segment = self._segment or self._ahead
         if not segment:
-            raise Overloaded("disk_error", "The disk refuses a new file; try again later.", retry_after_s=5)
+            raise Unstored("disk_error")
         if not self._files.is_linked(segment.fd):
-            raise Overloaded("disk_error", "The data directory's files were deleted; try again later.", retry_after_s=5)
+            raise Unstored("disk_error")
 
     def commit(self, group: Sequence[bytes | bytearray], now_s: float) -> None:
-        """Store the lines of ``group`` so that they survive a power cut, all of them, or raise :class:`Overloaded`."""
+        """Store the lines of ``group`` so that they survive a power cut, all of them, or raise :class:`Unstored`."""
         self.require_room()
         if not self._segment:
             self._segment, self._ahead = self._ahead, None
@@ -181,7 +188,7 @@ class Store:
             code = "disk_full" if error.errno in _NO_ROOM else "disk_error"
             if not segment.is_cut:  # recovery will store it, unless the disk has lost it
                 code = "unknown"
-            raise Overloaded(code, f"The disk failed: {error.strerror}; try again later.", retry_after_s=5) from error
+            raise Unstored(code) from error
 
     def take_stock(self) -> None:
         """Bring up to date what the meter says of the segments, the quarantine and the keys."""
