@@ -221,6 +221,18 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
         "",
         ["test_store.py::test_what_a_leftover_had_under_a_key_is_known_when_it_is_gone"],
     ),
+    "handshakes without a bound": (
+        "http/acceptor.py",
+        "if len(self._tasks) >= self._max_handshakes:",
+        "if False:",
+        ["clients/test_tls.py::test_handshakes_are_bounded_in_number_and_in_time"],
+    ),
+    "handshakes without an end": (
+        "http/acceptor.py",
+        '{"ssl": tls, "ssl_handshake_timeout": handshake_timeout_s}',
+        '{"ssl": tls}',
+        ["clients/test_tls.py::test_handshakes_are_bounded_in_number_and_in_time"],
+    ),
     "a window without an end": (
         "storage/window.py",
         "while self._keys and next(iter(self._keys.values()))[1] <= over_s:",

@@ -164,6 +164,12 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
         "",
         ["test_queue.py::test_batch_bytes_bound_a_batch_and_one_request_may_exceed_them"],
     ),
+    "acks without a bound": (
+        "queue.py",
+        "            and len(table) < _MAX_KEYED\n",
+        "",
+        ["test_queue.py::test_an_ack_always_fits_into_the_socket"],
+    ),
     "a batch of any size taken": (
         "queue.py",
         "            if not 0 < size <= max_batch_bytes or not number",

@@ -172,6 +172,12 @@ PLANTED: Final[dict[str, tuple[str, str, str, list[str]]]] = {
         "",
         ["test_store.py::test_rule_7_a_segment_given_up_is_recovered_before_the_next_group"],
     ),
+    "row 9: the yes of an aborted journal is believed": (
+        FILES,
+        "            os.posix_fallocate(fd, 0, 1)\n",
+        "            pass\n",
+        ["test_files.py::test_row_09_a_sync_whose_journal_was_aborted_meanwhile_fails"],
+    ),
     "row 10: a failed sync is tried again": (
         FILES,
         "        os.fdatasync(fd)\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 import subprocess
@@ -137,6 +138,25 @@ def test_row_08_a_short_write_is_a_full_disk(disk: Disk) -> None:
         disk.files.append(fd, b"12345678")
     assert caught.value.errno == errno.ENOSPC
     assert (disk.root / "open" / "file").read_bytes() == b"1234"
+
+
+def test_row_09_a_sync_whose_journal_was_aborted_meanwhile_fails(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fdatasync itself returns 0 then."""
+    fd = disk.files.create("open/file")
+    disk.files.append(fd, b"content")
+
+    def refuse(error: int) -> None:
+        monkeypatch.setattr(disk, "posix_fallocate", functools.partial(_fail, error), raising=False)
+
+    refuse(errno.EROFS)
+    with pytest.raises(OSError, match="Read-only"):
+        disk.files.sync(fd)
+    refuse(errno.EBADF)  # this file system allocates nothing ahead, and has no such journal
+    disk.files.sync(fd)
+
+
+def _fail(error: int, *_: object) -> None:
+    raise OSError(error, os.strerror(error))
 
 
 def test_row_05_a_created_file_keeps_its_name(disk: Disk) -> None:

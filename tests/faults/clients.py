@@ -62,10 +62,6 @@ class Clients:
         """Return when each of them has been answered."""
         assert wait_until(lambda: len({name.split("-")[1] for name in list(self.acked)}) == self._total, GIVE_UP_S)
 
-    def forget_acks_since(self, count: int) -> None:
-        """Take all acks but the first ``count`` for no answers: nobody could have heard them."""
-        del self.acked[count:]
-
     def _post(self, client: int, server: Server) -> None:
         count = 0
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=ANSWER_S)

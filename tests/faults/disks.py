@@ -91,6 +91,10 @@ class Ext4(Disk):
         finally:
             os.close(fd)
 
+    def fail(self) -> None:
+        """The kernel finds an error in the file system; with errors=remount-ro it takes nothing more."""
+        Path(f"/sys/fs/ext4/{Path(self.device).name}/trigger_fs_error").write_text("1")
+
     def power_on(self) -> None:
         """What a machine finds that starts again. Whoever used the disk must be ended.
 

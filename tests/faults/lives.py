@@ -18,7 +18,7 @@ from tests.wire import RawLink, make_lines
 from tests.writer_process import DEADLINE_S, WriterHouse, WriterProcess, wait_until, writer_house
 
 CALLS: Final = (
-    "mkdir,mkdirat,openat,chmod,fchmod,fchmodat,flock,write,fdatasync,fsync,ftruncate,linkat,"
+    "mkdir,mkdirat,openat,chmod,fchmod,fchmodat,flock,write,fdatasync,fallocate,fsync,ftruncate,linkat,"
     "rename,renameat,renameat2,unlink,unlinkat,sendto"
 )
 LINK_ID: Final = b"the same worker."
