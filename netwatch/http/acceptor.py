@@ -1,8 +1,8 @@
-"""Takes a worker's connections from a listening socket, one at a time, and leaves the others their share.
+"""Takes a worker's connections from a listening socket, and leaves the others their share.
 
 Whichever worker is awake when clients connect would take all of them: of 32 connections, up to 31 were seen in one of
-two workers, which is half of the server. So a worker that has more than its share waits a moment; then it takes what
-nobody else has.
+two workers, which is half of the server. So a worker takes as many as it lacks of its share; one that has it waits a
+moment, and takes one that nobody else has.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Any, Final
 
 _WAIT_S: Final = 0.005
 """Another worker that is not busy takes a connection sooner."""
+_AT_ONCE: Final = 64
 _NO_DESCRIPTORS_S: Final = 0.1
 
 
 class Acceptor:
-    """Makes a protocol for each connection. ``has_its_share`` says whether others should have the next one.
+    """Makes a protocol for each connection. ``wanted`` says how many it should take now, 0 if others should have them.
 
     With ``tls`` a connection has its protocol only after the handshake, so that is bounded here: it may take
     ``handshake_timeout_s``, and what comes while ``max_handshakes`` are under way is closed.
@@ -30,7 +31,7 @@ class Acceptor:
         listener: socket,
         make_protocol: Callable[[], asyncio.Protocol],
         tls: ssl.SSLContext | None,
-        has_its_share: Callable[[], bool],
+        wanted: Callable[[], int],
         *,
         handshake_timeout_s: float,
         max_handshakes: int,
@@ -39,7 +40,7 @@ class Acceptor:
         self._make_protocol = make_protocol
         self._how: dict[str, Any] = {"ssl": tls, "ssl_handshake_timeout": handshake_timeout_s} if tls else {}
         self._max_handshakes = max_handshakes
-        self._has_its_share = has_its_share
+        self._wanted = wanted
         self._has_waited = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[object]] = set()
@@ -56,19 +57,22 @@ class Acceptor:
         self._timer = self._loop.call_later(for_s, self._listen)
 
     def _on_connection(self) -> None:
-        if not self._has_waited and self._has_its_share():
+        wanted = min(self._wanted(), _AT_ONCE)
+        if not wanted and not self._has_waited:
             self._has_waited = True
             self._pause(_WAIT_S)
             return
         self._has_waited = False
         try:
-            connection, _ = self._listener.accept()
+            for _ in range(max(wanted, 1)):
+                self._take(self._listener.accept()[0])
         except (BlockingIOError, ConnectionAbortedError):  # another worker took it, or the client has gone
             return
         except OSError:  # no descriptors left
             self._pause(_NO_DESCRIPTORS_S)
-            return
-        if len(self._tasks) >= self._max_handshakes:
+
+    def _take(self, connection: socket) -> None:
+        if self._how and len(self._tasks) >= self._max_handshakes:
             connection.close()
             return
         connection.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)

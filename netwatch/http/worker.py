@@ -50,14 +50,14 @@ class _Server(Server):
         config: Config,
         say: Callable[[str], None],
         patience_s: memoryview,
-        has_its_share: Callable[[], bool],
+        connections_wanted: Callable[[], int],
         are_all_up: Callable[[], bool],
     ) -> None:
         super().__init__(config)
         self._say = say
         self._are_all_up = are_all_up
         self._patience_s = patience_s
-        self._has_its_share = has_its_share
+        self._connections_wanted = connections_wanted
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
@@ -71,7 +71,7 @@ class _Server(Server):
                 listener,
                 functools.partial(protocol, config, self.server_state, self.lifespan.state),
                 config.ssl,
-                self._has_its_share,
+                self._connections_wanted,
                 handshake_timeout_s=protocol.header_timeout_s,
                 max_handshakes=protocol.max_connections,
             )
@@ -108,7 +108,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no type
     async def _serve(self) -> None:
         self.config.app = self.wsgi
         self.up[self.age % len(self.up)] = 1
-        server = _Server(self.config, self.say, self.patience_s, self.board.has_its_share, self._are_all_up)
+        server = _Server(self.config, self.say, self.patience_s, self.board.connections_wanted, self._are_all_up)
         self._install_sigquit_handler()
         await server.serve(sockets=self.sockets)
         if not server.started:

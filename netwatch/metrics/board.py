@@ -193,14 +193,14 @@ class Board:
             workers[number] = cells[_TERMS_CELLS:].tolist()
         return Reading(terms, workers, self.writer.cells.tolist(), self.supervisor.cells.tolist())
 
-    def has_its_share(self) -> bool:
-        """Whether this process's worker has more open connections than workers have on average."""
+    def connections_wanted(self) -> int:
+        """How many more this process's worker should take: up to a sixteenth more than workers have on average."""
         if self._own is None:
-            return False
+            return 1
         slots = [_SLOTS_AT + number * _SLOT_CELLS + _TERMS_CELLS for number in range(self._memory.find(b"\0"))]
         counts = [self._cells[at + table.CONNECTIONS.first] for at in slots if self._cells[at + table.WORKERS.first]]
         own = self._cells[slots[self._own] + table.CONNECTIONS.first]
-        return own * len(counts) > sum(counts)
+        return max(sum(counts) * 17 // (16 * len(counts)) - own, own * len(counts) <= sum(counts))
 
     def _lock(self, number: int) -> bool:
         """Take the slot, unless a living process has it."""

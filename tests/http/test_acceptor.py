@@ -33,27 +33,25 @@ class Taken(asyncio.Protocol):
         self._taken.append((time.monotonic(), transport))
 
 
-def accept(
-    listener: socket.socket, clients: int, *have_their_share: Callable[[list[int]], bool]
-) -> tuple[list[int], float]:
-    """How many of the connections each acceptor took, given who lets others go first, and how long that took."""
+def accept(listener: socket.socket, clients: int, *want: Callable[[list[int]], int]) -> tuple[list[int], float]:
+    """How many of the connections each acceptor took, given how many each wants, and how long that took."""
 
     async def scenario() -> tuple[list[int], float]:
-        taken: list[list[tuple[float, asyncio.Transport]]] = [[] for _ in have_their_share]
+        taken: list[list[tuple[float, asyncio.Transport]]] = [[] for _ in want]
 
         def acceptor(number: int, own: socket.socket) -> Acceptor:
             return Acceptor(
                 own,
                 lambda: Taken(taken[number]),
                 None,
-                lambda: have_their_share[number]([len(own) for own in taken]),
+                lambda: want[number]([len(own) for own in taken]),
                 handshake_timeout_s=1.0,
                 max_handshakes=100,
             )
 
         start_s = time.monotonic()
         with contextlib.ExitStack() as stack:
-            listeners = [stack.enter_context(listener.dup()) for _ in have_their_share]
+            listeners = [stack.enter_context(listener.dup()) for _ in want]
             acceptors = [acceptor(number, own) for number, own in enumerate(listeners)]
             for _ in range(clients):
                 stack.enter_context(socket.create_connection(listener.getsockname()))
@@ -72,21 +70,27 @@ def accept(
 
 
 def test_one_that_has_its_share_leaves_connections_to_the_other(listener: socket.socket) -> None:
-    counts, _ = accept(listener, 40, lambda counts: counts[0] > counts[1], lambda counts: counts[1] > counts[0])
+    counts, _ = accept(listener, 40, lambda counts: counts[0] <= counts[1], lambda counts: counts[1] <= counts[0])
     assert abs(counts[0] - counts[1]) <= 2
 
 
 def test_what_nobody_else_takes_is_taken_all_the_same(listener: socket.socket) -> None:
-    counts, took_s = accept(listener, 10, lambda _: True)
+    counts, took_s = accept(listener, 10, lambda _: 0)
     assert counts == [10]
     assert took_s > 10 * WAIT_S
+
+
+def test_as_many_as_it_lacks_are_taken_at_once(listener: socket.socket) -> None:
+    counts, took_s = accept(listener, 60, lambda counts: 30 - counts[0], lambda counts: 30 - counts[1])
+    assert counts == [30, 30]
+    assert took_s < 10 * WAIT_S
 
 
 def test_nothing_is_taken_after_the_close(listener: socket.socket) -> None:
     async def scenario() -> int:
         taken: list[tuple[float, asyncio.Transport]] = []
         acceptor = Acceptor(
-            listener, lambda: Taken(taken), None, lambda: True, handshake_timeout_s=1.0, max_handshakes=100
+            listener, lambda: Taken(taken), None, lambda: 0, handshake_timeout_s=1.0, max_handshakes=100
         )
         with socket.create_connection(listener.getsockname()):
             await asyncio.sleep(0)
