@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
+from array import array
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +42,9 @@ def main(data_dir: Path, written: Path, seed: int, duration_s: float) -> int:
         finally:
             server.kill_all()
     fates = [fates.hex() for fates in ledger.fates]
-    written.write_text(json.dumps({"run": ledger.run, "seed": seed, "fates": fates, "kills": storm.kills}))
+    marks = [marks.tobytes().hex() for marks in ledger.marks]
+    noted = {"run": ledger.run, "seed": seed, "fates": fates, "marks": marks, "kills": storm.kills}
+    written.write_text(json.dumps(noted))
     print("\n".join(failures))
     return 1 if failures else 0
 
@@ -51,6 +54,7 @@ def read(written: Path) -> tuple[Ledger, Reports, dict[str, int]]:
     noted: dict[str, Any] = json.loads(written.read_text())
     ledger = Ledger(noted["run"], CLIENTS)
     ledger.fates = [bytearray.fromhex(fates) for fates in noted["fates"]]
+    ledger.marks = [array("I", bytes.fromhex(marks)) for marks in noted["marks"]]
     return ledger, Reports(noted["seed"], MIX), noted["kills"]
 
 

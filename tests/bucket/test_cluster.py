@@ -23,6 +23,7 @@ from netwatch.bucket import Bucket
 from netwatch.loadtest.audit import audit
 from netwatch.loadtest.ledger import Fate
 from netwatch.reports import ID
+from netwatch.storage import layout
 from tests.bucket import host
 from tests.bucket.cluster import Cluster, NodeStorm, Storm
 from tests.bucket.compacting import Compactors, compact_all
@@ -164,7 +165,9 @@ def seen_through(bucket: Bucket, directory: Path, *, is_once: bool) -> str:
     contents, listed_only = readable(bucket)
     copy = Path(tempfile.mkdtemp(dir=directory))
     for path, content in contents.items():
-        target = copy / "reports" / path.replace(".jsonl.zst", "-0.jsonl.zst")  # the audit knows only a host's names
+        if not layout.sealed_segment(path.rpartition("/")[2]):  # it was compacted; the audit knows only a host's names
+            path = path.replace(".jsonl.zst", "-0.jsonl.zst")
+        target = copy / "reports" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     acked = lines = repeated = killed = 0
