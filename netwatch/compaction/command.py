@@ -60,17 +60,19 @@ def run(args: argparse.Namespace) -> int:
     from netwatch.compaction.lease import Held, Lease
 
     try:
-        compactor.days(store)  # in a bucket that is not there the lease would be put, and some stores would make it
+        days = compactor.days(
+            store
+        )  # in a bucket that is not there the lease would be put, and some stores would make it
         if args.dry_run:
             group: list[Object] = []
-            for group in _groups(args, store):
+            for group in _groups(args, store, days):
                 size_bytes = sum(member.size_bytes for member in group)
                 print(f"{len(group)} objects of {size_bytes} bytes from {group[0].path}")
             if not group:
                 print(_nothing(args))
             return 0
         with Lease(store, args.lease_s) as lease:
-            done = _compact(args, store, lease)
+            done = _compact(args, store, days, lease)
     except Held as held:
         print(f"Another compactor has the lease: {held}. If it was killed, the next one can begin then.")
         return 1
@@ -90,11 +92,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if done.wrong else 0
 
 
-def _compact(args: argparse.Namespace, store: S3Store, lease: Lease) -> Done:
+def _compact(args: argparse.Namespace, store: S3Store, days: list[str], lease: Lease) -> Done:
     from netwatch.compaction.compactor import Compactor
 
     compactor = Compactor(store, lease, grace_s=args.grace_s)
-    for group in _groups(args, store):
+    for group in _groups(args, store, days):
         compactor.compact(group)
         compactor.remove(is_waiting=False)
     compactor.remove(is_waiting=True)
@@ -108,10 +110,10 @@ def _nothing(args: argparse.Namespace) -> str:
     )
 
 
-def _groups(args: argparse.Namespace, store: S3Store) -> Iterator[list[Object]]:
+def _groups(args: argparse.Namespace, store: S3Store, days: list[str]) -> Iterator[list[Object]]:
     from netwatch.compaction import compactor, plan
 
-    for day in compactor.days(store):
+    for day in days:
         if day >= f"date={_day(args.since)}":
             yield from plan.groups(compactor.objects(store, day), time.time(), args.settle_s, args.target_bytes)
 

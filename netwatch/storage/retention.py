@@ -89,9 +89,10 @@ class Sweep:
                     candidate.reason = "size"
                 else:
                     return
+                would_go = candidate.reason == "age" or unheld_bytes > 0
                 unheld_bytes -= candidate.bytes
                 if self._only_shipped and not self._is_shipped(candidate.path):
-                    self.unshipped += candidate.reason == "age" or unheld_bytes + candidate.bytes > 0
+                    self.unshipped += would_go
                     yield None
                     continue
                 excess_bytes -= candidate.bytes
