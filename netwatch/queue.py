@@ -53,6 +53,8 @@ _READ_BYTES: Final = 64 * 1024
 _MAX_KEYED: Final = 1024
 """Most requests with a key in a batch: their ack must fit into the socket, or it would never arrive."""
 _REMEMBER_S: Final = 60.0
+_FOLLOW_UP_S: Final = 50e-6
+"""A worker that was just answered sends what gathered meanwhile within so long, if it is not busy."""
 _MIN_RECONNECT_S: Final = 0.01
 _MAX_RECONNECT_S: Final = 0.5
 
@@ -382,19 +384,31 @@ class _Connection:
 class Inbox:
     """The writer's end of all links: batches out of ``listener``, in groups of about ``group_bytes``.
 
-    ``wakeup`` is a descriptor that becomes readable when :meth:`receive` should return early (a signal).
+    ``wakeup`` is a descriptor that becomes readable when :meth:`receive` should return early (a signal). While there is
+    more to do, links that were just answered have ``follow_up_s`` to be part of the next group: without that, the links
+    of two busy workers take turns, and each commit syncs one batch.
     """
 
-    def __init__(self, listener: socket.socket, wakeup: int, *, max_batch_bytes: int, group_bytes: int) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        wakeup: int,
+        *,
+        max_batch_bytes: int,
+        group_bytes: int,
+        follow_up_s: float = _FOLLOW_UP_S,
+    ) -> None:
         self._listener = listener
         self._wakeup = wakeup
         self._max_batch_bytes = max_batch_bytes
         self._group_bytes = group_bytes
+        self._follow_up_s = follow_up_s
         self._selector = selectors.DefaultSelector()
         self._listen()
         self._selector.register(wakeup, selectors.EVENT_READ)
         self._links: dict[_Connection, None] = {}
         self._whole: deque[Batch] = deque()
+        self._just_answered: set[_Connection] = set()
         self._answered: dict[bytes, tuple[int, str, Sequence[Stored], float]] = {}
 
     def __len__(self) -> int:
@@ -403,19 +417,31 @@ class Inbox:
 
     def receive(self, timeout_s: float) -> list[Batch]:
         """A group: what the links hold, as far as ``group_bytes`` go, at least one batch; [] after ``timeout_s``."""
-        for key, _ in self._selector.select(0 if self._whole else timeout_s):
-            if key.fileobj is self._listener:
-                self._accept()
-            elif key.fd == self._wakeup:
-                os.read(self._wakeup, 4096)
-            elif key.data in self._links:  # not closed a moment ago by its successor
-                self._read(key.data)
+        if not self._look(0) and not self._whole:  # nothing came while the last group was committed
+            self._just_answered.clear()
+            self._look(timeout_s)
+        if self._whole and self._just_answered:
+            time.sleep(self._follow_up_s)
+            self._look(0)
+            self._just_answered.clear()
         group: list[Batch] = []
         size = 0
         while self._whole and (not group or size + len(self._whole[0].lines) <= self._group_bytes):
             group.append(self._whole.popleft())
             size += len(group[-1].lines)
         return group
+
+    def _look(self, timeout_s: float) -> bool:
+        """Read what has come, or comes within that time; whether anything has."""
+        ready = self._selector.select(timeout_s)
+        for key, _ in ready:
+            if key.fileobj is self._listener:
+                self._accept()
+            elif key.fd == self._wakeup:
+                os.read(self._wakeup, 4096)
+            elif key.data in self._links:  # not closed a moment ago by its successor
+                self._read(key.data)
+        return bool(ready)
 
     def answer(self, batch: Batch, outcome: str, results: Sequence[Stored] = ()) -> None:
         """Ack the batch, or say why it is refused; a worker that resends it later gets the same answer.
@@ -425,6 +451,7 @@ class Inbox:
         link = batch.link
         self._answered[link.id] = (batch.number, outcome, results, time.monotonic())
         link.batch = None
+        self._just_answered.add(link)
         if link in self._links:
             try:
                 link.send(batch.number, outcome, results)
@@ -489,6 +516,7 @@ class Inbox:
                 self._close(link)
             else:
                 self._whole.append(link.batch)
+                self._just_answered.discard(link)
 
     def _close(self, link: _Connection) -> None:
         self._selector.unregister(link.sock)
