@@ -15,6 +15,7 @@ import secrets
 import signal
 import socket
 import tempfile
+import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -715,6 +716,27 @@ def test_group_holds_what_fits_and_at_least_one_batch(door: Door) -> None:
     groups = [[received.number for received in door.inbox.receive(0)] for _ in range(4)]
     assert groups == [[1, 2], [3], [4], [5]]
     assert door.inbox.receive(0) == []
+
+
+def test_links_that_were_just_answered_have_a_moment_to_be_part_of_the_next_group(door: Door) -> None:
+    door.inbox._follow_up_s = 0.5
+    prompt, slower = links = door.link(), door.link()
+    for link in links:
+        link.send(1, line())
+    assert len(door.answer_all()) == 2
+    prompt.send(2, line())
+    timer = threading.Timer(0.1, slower.send, (2, line()))
+    timer.start()
+    group = door.inbox.receive(0)
+    timer.join()
+    assert [received.number for received in group] == [2, 2]
+    for received in group:
+        door.inbox.answer(received, "stored")
+    assert door.inbox.receive(0) == []
+    prompt.send(3, line())
+    began_s = time.monotonic()
+    assert len(door.inbox.receive(0)) == 1
+    assert time.monotonic() - began_s < 0.4, "the other was idle when there was nothing to do: nobody waits for it"
 
 
 def test_receive_returns_early_for_a_signal_and_late_for_nothing(door: Door) -> None:
