@@ -6,12 +6,15 @@ every stored line with what it sent and was answered.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,21 +42,63 @@ STORMS = [
 LEAST_KILLS = 20
 
 
+STALL_S = 0.25
+"""A sync that takes so long is the disk's doing: on shared ones up to 1.6 s were seen, for some 16 kB."""
+MOST_RUNS = 3
+
+
 def run(tmp_path: Path, *options: str) -> dict[str, Any]:
-    """One run of the load test; it must find nothing. Its summary."""
-    summary = tmp_path / "summary.json"
-    log = tmp_path / "server.log"
-    command = [sys.executable, "-m", "netwatch.loadtest", "--serve", "--data-dir", str(tmp_path / "data")]
-    files = ["--server-log", str(log), "--json", str(summary), "--log", str(tmp_path / "requests.jsonl")]
-    outcome = subprocess.run([*command, *files, *options], capture_output=True, text=True, cwd=ROOT, timeout=300)
-    assert outcome.returncode == 0, f"{outcome.stdout}\n{outcome.stderr}\n{slow(tmp_path)}\n{log.read_text()[-20_000:]}"
+    """One run of the load test; it must find nothing. Its summary.
+
+    Where latency is all that it finds, and the disk stalled for others too, that run is void, and there is another.
+    """
+    for number in range(1, MOST_RUNS + 1):
+        directory = tmp_path / f"run-{number}"
+        directory.mkdir()
+        summary = directory / "summary.json"
+        log = directory / "server.log"
+        command = [sys.executable, "-m", "netwatch.loadtest", "--serve", "--data-dir", str(directory / "data")]
+        files = ["--server-log", str(log), "--json", str(summary), "--log", str(directory / "requests.jsonl")]
+        with slowest_sync(directory / "probe") as probed:
+            outcome = subprocess.run(
+                [*command, *files, *options], capture_output=True, text=True, cwd=ROOT, timeout=300
+            )
+        failures = [line for line in outcome.stdout.splitlines() if line.startswith("FAILED ")]
+        is_only_slow = len(failures) == 1 and failures[0].startswith("FAILED latency: ")
+        if number == MOST_RUNS or not is_only_slow or probed["s"] < STALL_S:
+            break
+    said = f"{outcome.stdout}\n{outcome.stderr}\n{probed}\n{slow(directory)}\n{log.read_text()[-20_000:]}"
+    assert outcome.returncode == 0, said
     made: dict[str, Any] = json.loads(summary.read_text())
     return made
 
 
-def slow(tmp_path: Path) -> str:
+@contextlib.contextmanager
+def slowest_sync(path: Path) -> Iterator[dict[str, float]]:
+    """How long the slowest sync of a file of our own took meanwhile, as ``s``."""
+    probed = {"s": 0.0}
+    is_over = threading.Event()
+
+    def probe() -> None:
+        with path.open("wb", buffering=0) as file:
+            while not is_over.wait(0.02):
+                file.write(b"netwatch")
+                began_s = time.monotonic()
+                os.fdatasync(file.fileno())
+                probed["s"] = max(probed["s"], time.monotonic() - began_s)
+
+    thread = threading.Thread(target=probe)
+    thread.start()
+    try:
+        yield probed
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def slow(directory: Path) -> str:
     """The requests that took longest, to be held against the times in the server's log."""
-    requests = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
+    requests = [json.loads(line) for line in (directory / "requests.jsonl").read_text().splitlines()]
     requests.sort(key=lambda one: -float(one["latency_s"]))
     return "\n".join(
         f"{time.strftime('%H:%M:%S', time.gmtime(one['time']))}.{int(one['time'] % 1 * 1000):03d} {one}"
