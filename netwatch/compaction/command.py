@@ -60,9 +60,8 @@ def run(args: argparse.Namespace) -> int:
     from netwatch.compaction.lease import Held, Lease
 
     try:
-        days = compactor.days(
-            store
-        )  # in a bucket that is not there the lease would be put, and some stores would make it
+        # before the lease: in a bucket that is not there it would be put, and some stores would make that
+        days = compactor.days(store)
         if args.dry_run:
             group: list[Object] = []
             for group in _groups(args, store, days):
